@@ -1,0 +1,55 @@
+"""Blob names: the BLAKE2b-256 of the bytes, written as 64 lower-case hex digits."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, NewType
+
+from mesh.errors import InputError
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
+
+Digest = NewType("Digest", bytes)
+"""A blob's name: 32 bytes. Plain bytes at run time, so that a million of them stay cheap."""
+
+DIGEST_SIZE = 32
+
+# fullmatch with re.ASCII, because bytes.fromhex() takes capitals, blanks and newlines.
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_HEX_PREFIX = re.compile(r"[0-9a-f]{0,64}", re.ASCII)
+
+
+def new_hasher() -> blake2b:
+    """A BLAKE2b-256 hasher; the same function as `b2sum -l 256` and BlobStash."""
+    return hashlib.blake2b(digest_size=DIGEST_SIZE)
+
+
+def digest_of(data: bytes | bytearray | memoryview) -> Digest:
+    """The name of the blob that consists of `data`."""
+    return Digest(hashlib.blake2b(data, digest_size=DIGEST_SIZE).digest())
+
+
+def parse_digest(text: str) -> Digest:
+    """The digest written as `text`; InputError unless it is exactly 64 lower-case hex digits."""
+    if not _HEX_DIGEST.fullmatch(text):
+        raise InputError(f"not a digest: {_shown(text)}; expected 64 lower-case hex digits")
+    return Digest(bytes.fromhex(text))
+
+
+def parse_prefix(text: str) -> str:
+    """`text` itself when it is a prefix of a digest, "" included; InputError otherwise."""
+    if not _HEX_PREFIX.fullmatch(text):
+        raise InputError(f"not a prefix: {_shown(text)}; expected up to 64 lower-case hex digits")
+    return text
+
+
+def split_digests(joined: bytes) -> list[Digest]:
+    """The digests of a string of concatenated digests; its length must be a multiple of 32."""
+    return [Digest(joined[at : at + 32]) for at in range(0, len(joined), 32)]
+
+
+def _shown(text: str) -> str:
+    """At most 80 characters of what somebody sent, escaped: it may be megabytes of anything."""
+    return ascii(text if len(text) <= 80 else text[:77] + "...")

@@ -1,0 +1,117 @@
+"""Which peer is due for a round, and when: interval, jitter, backoff, hints.
+
+A plain value that is told the time and given a random source; the scheduler actor owns one.
+All times are seconds on one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+JITTER = 0.2  # ±20 % on every interval, so that nodes started together drift apart
+FIRST_WITHIN = 5.0  # the first round comes soon, but sixteen nodes started at once form no herd
+BACKOFF_BASE = 1.0
+BACKOFF_CAP = 300.0  # a peer that is down for a day still costs only some hundred tries
+# Hints ("I have something new") come in bursts while a peer is being filled; a round a second
+# follows them closely enough, since each round takes all there is.
+HINT_SPACING = 1.0
+
+
+class _Entry:
+    __slots__ = ("due", "earliest", "failures", "finished", "hinted", "running")
+
+    def __init__(self, due: float) -> None:
+        self.due = due
+        # A busy peer's own wish: nothing brings the next round before it.
+        self.earliest = float("-inf")
+        self.failures = 0
+        self.running = False
+        self.hinted = False
+        self.finished = float("-inf")
+
+
+class Schedule(Generic[K]):
+    """The due times of a set of peers."""
+
+    def __init__(self, interval: float, random: Random) -> None:
+        """`interval`: seconds between the rounds of a healthy peer."""
+        self._interval = interval
+        self._random = random
+        self._entries: dict[K, _Entry] = {}
+
+    def add(self, peer: K, now: float) -> None:
+        """Unless it is there: a peer whose first round is due within min(interval, 5 s)."""
+        if peer not in self._entries:
+            first = self._random.uniform(0.0, min(self._interval, FIRST_WITHIN))
+            self._entries[peer] = _Entry(now + first)
+
+    def remove(self, peer: K) -> None:
+        """A peer that is gone for good."""
+        self._entries.pop(peer, None)
+
+    def next_due(self) -> float:
+        """When `take_due` will next have something; infinity when never."""
+        return min((e.due for e in self._entries.values() if not e.running), default=float("inf"))
+
+    def take_due(self, now: float) -> list[K]:
+        """The peers whose round begins now; each is running until `succeeded` or `failed`."""
+        due = [peer for peer, e in self._entries.items() if not e.running and e.due <= now]
+        for peer in due:
+            self._entries[peer].running = True
+            self._entries[peer].hinted = False
+        return due
+
+    def succeeded(self, peer: K, now: float) -> None:
+        """The peer's round ended well."""
+        if entry := self._entries.get(peer):
+            entry.failures = 0
+            spread = self._random.uniform(1.0 - JITTER, 1.0 + JITTER)
+            self._finish(entry, now, now + self._interval * spread)
+
+    def failed(self, peer: K, now: float, retry_after: float | None = None) -> None:
+        """The peer's round failed: exponential backoff with full jitter, up to BACKOFF_CAP.
+
+        Full jitter as in "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015): the
+        whole delay is random, since that spreads a herd best. A peer's own wish is a lower bound.
+        """
+        if entry := self._entries.get(peer):
+            entry.failures += 1
+            ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(entry.failures, 16))
+            wish = min(retry_after or 0.0, BACKOFF_CAP)
+            delay = max(self._random.uniform(0.0, ceiling), wish)
+            self._finish(entry, now, now + delay)
+            entry.earliest = now + wish
+
+    def hint(self, peer: K, now: float) -> None:
+        """The peer says that it has something new: a round soon, but not a storm of them."""
+        if entry := self._entries.get(peer):
+            entry.hinted = True
+            if not entry.running:
+                soon = max(now, entry.finished + HINT_SPACING, entry.earliest)
+                entry.due = min(entry.due, soon)
+
+    def contacted(self, peer: K, now: float) -> None:
+        """The peer reached us: whatever kept us from it is likely over."""
+        entry = self._entries.get(peer)
+        if entry and entry.failures:
+            entry.failures = 0
+            soon = max(now + self._random.uniform(0.0, BACKOFF_BASE), entry.earliest)
+            entry.due = min(entry.due, soon)
+
+    def failures(self, peer: K) -> int:
+        """How many rounds in a row have failed."""
+        entry = self._entries.get(peer)
+        return entry.failures if entry else 0
+
+    def _finish(self, entry: _Entry, now: float, due: float) -> None:
+        entry.running = False
+        entry.finished = now
+        entry.due = due
+        if entry.hinted:
+            # What came while the round ran may have been missed by it.
+            entry.hinted = False
+            if not entry.failures:
+                entry.due = min(due, now + HINT_SPACING)

@@ -1,0 +1,64 @@
+"""What can go wrong, named by whose fault it is.
+
+Every message is one line that says what happened, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """The root of every error that mesh raises on purpose."""
+
+
+class ConfigError(MeshError):
+    """The configuration or the command line cannot work; nothing was started."""
+
+
+class InputError(MeshError):
+    """A caller's input is malformed: a digest, a prefix, a range, a manifest."""
+
+
+class PeerError(MeshError):
+    """A round or a transfer with one peer failed; other peers are not affected."""
+
+
+class Unreachable(PeerError):
+    """The peer did not answer, or stopped making progress. Trying again later may help."""
+
+
+class Misbehaved(PeerError):
+    """The peer said something that cannot be true. Its fault, not the network's."""
+
+
+class Refused(PeerError):
+    """The peer understood and declined: busy, another protocol version, not a node of ours.
+
+    `retry_after` is the peer's own wish in seconds, or None.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StoreError(MeshError):
+    """The local store failed; what was acknowledged before is not affected."""
+
+
+class Corrupt(StoreError):
+    """Bytes at rest are not the blob that their name says."""
+
+
+class Full(StoreError):
+    """The disk has no room. Reads go on; writes work again when there is space."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one printable line: control characters, also a peer's, are escaped."""
+    text = str(error) or type(error).__name__
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """`text` with everything that could move a terminal's cursor or forge a log line escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

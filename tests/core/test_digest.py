@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.core.digest import (
+    DIGEST_SIZE,
+    digest_of,
+    new_hasher,
+    parse_digest,
+    parse_prefix,
+    split_digests,
+)
+from mesh.errors import InputError
+from tests.oracles import quick
+
+# What `b2sum -l 256` of GNU coreutils prints.
+B2SUM = {
+    b"": "0e5751c026e543b2e8ab2eb06099daa1d1e5df47778f7787faab45cdf12fe3a8",
+    b"abc": "bddd813c634239723171ef3fee98579b94964e3bb1cb3e427262c8c068d52319",
+}
+
+HEX = "0123456789abcdef" * 4
+
+NOT_HEX = {
+    "a capital": "A" + HEX[1:],
+    "a letter beyond f": "g" + HEX[1:],
+    "a blank in front": " " + HEX[1:],
+    "a blank in the middle": HEX[:2] + " " + HEX[3:],
+    "a newline at the end": HEX[:-1] + "\n",
+    "a 0x": "0x" + HEX[2:],
+    "a NUL": HEX[:-1] + "\0",
+    "a digit that is not ASCII": "\uff10" + HEX[1:],
+    "an Arabic digit": "\u0663" + HEX[1:],
+    "one digit too many": HEX + "0",
+    "a newline beyond the end": HEX + "\n",
+}
+
+
+@pytest.mark.parametrize("data", B2SUM)
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_blob_is_named_as_b2sum_names_it(data: bytes, kind: type) -> None:
+    assert digest_of(kind(data)).hex() == B2SUM[data]
+
+
+@quick
+@given(st.lists(st.binary(max_size=200)))
+def test_hashing_in_pieces_gives_the_same_name(pieces: list[bytes]) -> None:
+    hasher = new_hasher()
+    for piece in pieces:
+        hasher.update(piece)
+    assert hasher.digest() == digest_of(b"".join(pieces))
+    assert len(hasher.digest()) == DIGEST_SIZE
+
+
+@quick
+@given(st.binary(min_size=32, max_size=32))
+def test_a_digest_survives_being_written_and_parsed(digest: bytes) -> None:
+    assert parse_digest(digest.hex()) == digest
+
+
+@pytest.mark.parametrize("text", NOT_HEX.values(), ids=NOT_HEX.keys())
+def test_neither_digest_nor_prefix_with(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_digest(text)
+    with pytest.raises(InputError):
+        parse_prefix(text)
+
+
+@pytest.mark.parametrize("length", [0, 1, 62, 63])
+def test_a_part_of_a_digest_is_a_prefix_but_not_a_digest(length: int) -> None:
+    assert parse_prefix(HEX[:length]) == HEX[:length]
+    with pytest.raises(InputError):
+        parse_digest(HEX[:length])
+
+
+def test_a_whole_digest_is_a_prefix() -> None:
+    assert parse_prefix(HEX) == HEX
+
+
+@quick
+@given(st.text("0123456789abcdefAFgx \n\uff10", max_size=70))
+def test_only_lower_case_hex_is_taken(text: str) -> None:
+    if len(text) <= 64 and set(text) <= set("0123456789abcdef"):
+        assert parse_prefix(text) == text
+    else:
+        with pytest.raises(InputError):
+            parse_prefix(text)
+
+
+@pytest.mark.parametrize("parse", [parse_digest, parse_prefix])
+def test_an_error_shows_little_of_the_input_and_nothing_raw(parse) -> None:
+    with pytest.raises(InputError) as caught:
+        parse("\x1b[2J\n\u202eé" + "x" * 1_000_000)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert message.isascii()
+    assert len(message) < 200
+    assert r"\x1b[2J\n\u202e\xe9xxx" in message
+
+
+@quick
+@given(st.lists(st.binary(min_size=32, max_size=32)))
+def test_joined_digests_are_split_again(digests: list[bytes]) -> None:
+    assert split_digests(b"".join(digests)) == digests
