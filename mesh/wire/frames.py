@@ -1,0 +1,104 @@
+"""Many blobs in one body: a frame each, and an end mark so that a cut stream is seen.
+
+A frame is a header of 41 bytes (kind, digest, length as 8 bytes big-endian) and, for BLOB, the
+bytes. END counts the frames before it in place of a length.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple
+
+from mesh.core.digest import Digest
+from mesh.core.plan import LARGE_BLOB
+from mesh.errors import Misbehaved, Unreachable
+
+_HEADER = Struct(">B32sQ")
+HEADER_SIZE = _HEADER.size
+
+_NOTHING = Digest(bytes(32))
+
+
+class Kind(IntEnum):
+    """What a frame says of its digest."""
+
+    END = 0
+    BLOB = 1
+    ABSENT = 2  # the sender does not have it
+    LARGE = 3  # it has it, in `length` bytes: too large for a frame, ask for it alone
+    LATER = 4  # it has it, but this answer is long enough: ask again
+
+
+class Frame(NamedTuple):
+    """One frame; `data` is empty but for BLOB."""
+
+    kind: Kind
+    digest: Digest
+    length: int
+    data: bytes = b""
+
+
+def frame(kind: Kind, digest: Digest, length: int = 0) -> bytes:
+    """The header of a frame; the bytes of a BLOB follow it."""
+    return _HEADER.pack(kind, digest, length)
+
+
+def end(frames: int) -> bytes:
+    """The end mark after `frames` frames."""
+    return _HEADER.pack(Kind.END, _NOTHING, frames)
+
+
+class FrameReader:
+    """Frames out of chunks of any size. Holds at most one frame that is not complete.
+
+    A frame stays in memory until its hash is known, so `limit` bounds the memory of a stream.
+    """
+
+    def __init__(self, limit: int = LARGE_BLOB) -> None:
+        """`limit`: the largest body of a frame that is accepted, in bytes."""
+        self._buffer = bytearray()
+        self._limit = limit
+        self._seen = 0
+        self.ended = False
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """The frames that `chunk` completes; Misbehaved when it cannot be frames."""
+        buffer = self._buffer
+        buffer += chunk
+        frames: list[Frame] = []
+        at = 0
+        while not self.ended and len(buffer) - at >= HEADER_SIZE:
+            kind, digest, length = _HEADER.unpack_from(buffer, at)
+            body = self._body_length(kind, length)
+            if len(buffer) - at < HEADER_SIZE + body:
+                break
+            at += HEADER_SIZE
+            if kind == Kind.END:
+                self.ended = True
+            else:
+                data = bytes(memoryview(buffer)[at : at + body])
+                frames.append(Frame(Kind(kind), Digest(digest), length, data))
+                self._seen += 1
+            at += body
+        del buffer[:at]
+        if self.ended and buffer:
+            raise Misbehaved("the peer's batch goes on after its end mark")
+        return frames
+
+    def finish(self) -> None:
+        """No more chunks will come; Unreachable when the end mark has not been seen."""
+        if not self.ended:
+            raise Unreachable(f"the batch was cut after {self._seen} blobs")
+
+    def _body_length(self, kind: int, length: int) -> int:
+        """How many bytes follow a header, checked before they are waited for."""
+        if kind == Kind.BLOB:
+            if length > self._limit:
+                raise Misbehaved(f"a frame of {length} bytes; the limit is {self._limit}")
+            return length
+        if kind == Kind.END and length != self._seen:
+            raise Misbehaved(f"the end mark counts {length} frames, {self._seen} came")
+        if kind > Kind.LATER:
+            raise Misbehaved(f"a frame of unknown kind {kind}")
+        return 0

@@ -1,0 +1,157 @@
+"""The typed messages between nodes: MessagePack maps, unknown fields ignored.
+
+Lengths are checked before memory is taken for what they announce: a message is bounded as a
+whole, and msgspec checks every field against its type as it decodes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from mesh.core.reconcile import MAX_ASKS, Ask, Forked, Listed
+from mesh.errors import InputError
+
+PROTOCOL = 1
+"""The version of everything in docs/protocol.md; nodes of different versions refuse each other."""
+
+CONTENT_TYPE = "application/vnd.mesh.v1+msgpack"
+FRAMES_TYPE = "application/vnd.mesh.v1+frames"
+
+# A tree answer at its largest: 4,096 leaves of 16 digests are 2.1 MB, as many forks at full
+# width 2.4 MB. Requests are smaller. Twice that leaves room for unknown fields.
+MAX_MESSAGE = 5 * 1024 * 1024
+
+# Digests in one batch request or offer: 128 kB of names; at 4 KiB a blob a 16-MiB answer.
+MAX_BATCH = 4096
+
+MAX_NAME = 64  # characters of a node's name: it stands in every log line and table
+
+RawDigest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Digests = Annotated[bytes, Meta(max_length=32 * MAX_BATCH)]
+NodeId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """Who speaks, and what it has; part of every request that a peer should remember.
+
+    `node` is the identity of a data directory, `instance` that of one run of a process: the same
+    node under another instance is a copy of its data directory. `root` is null while the tree is
+    being built. `set` is 0: one set of blobs a mesh, until there are several.
+    """
+
+    node: NodeId
+    instance: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    name: Annotated[str, Meta(max_length=MAX_NAME)]
+    root: RawDigest | None
+    count: Count
+    protocol: int = PROTOCOL
+    set: int = 0
+
+
+class RootReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a Hello.
+
+    `pulled`: how many seconds ago the answerer last finished a pull from the asker; null when
+    never, so that the asker knows whom it has to push to. `top`: where the roots differ, the
+    answer to an ask for the bucket of everything, with SHORT_HASH bytes a hash.
+    """
+
+    hello: Hello
+    pulled: Annotated[float, Meta(ge=0)] | None = None
+    top: Forked | Listed | None = None
+
+
+class TreeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Buckets to look into, of the set that the answerer named by `root`."""
+
+    root: RawDigest
+    asks: Annotated[list[Ask], Meta(max_length=MAX_ASKS)]
+    width: Annotated[int, Meta(ge=8, le=32)]
+    set: int = 0
+
+
+class TreeReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers to the first of the asks; none when the answerer has moved on to another root.
+
+    `root` and `count` name the set that was answered from, or the present one when there are no
+    answers.
+    """
+
+    root: RawDigest
+    count: Count
+    answers: list[Forked | Listed]
+
+
+class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Blobs to stream, as digests joined; the answer is frames."""
+
+    digests: Digests
+    set: int = 0
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the speaker has and thinks the listener lacks; also how new blobs are announced.
+
+    `more`: there is more that is new than `digests` says, so a round is worth while.
+    """
+
+    hello: Hello
+    digests: Digests = b""
+    more: bool = False
+
+
+class OfferReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of the offered blobs to push; the answerer holds a claim on them meanwhile.
+
+    `pulls`: the asker is a peer of the answerer, which so can fetch by itself what is not offered.
+    """
+
+    hello: Hello
+    wants: Digests = b""
+    pulls: bool = False
+
+
+class PushReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the pushed frames; sent when everything stored is durable."""
+
+    hello: Hello
+    stored: Count = 0
+    known: Count = 0
+    rejected: Count = 0
+
+
+T = TypeVar("T")
+
+_decoders: dict[type, msgspec.msgpack.Decoder[object]] = {}
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """A message as MessagePack."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """A message of type `kind`; InputError when `data` is anything else."""
+    if len(data) > MAX_MESSAGE:
+        raise InputError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE}")
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        message = decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise InputError(f"not a {kind.__name__}: {error}") from error
+    assert isinstance(message, kind)  # noqa: S101 - tells the type checker what the decoder did
+    return message
+
+
+def joined(data: bytes) -> bytes:
+    """`data` itself if it is a whole number of digests; InputError otherwise."""
+    if len(data) % 32:
+        raise InputError(f"{len(data)} bytes are not a whole number of digests")
+    return data
