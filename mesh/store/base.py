@@ -1,0 +1,115 @@
+"""The store port: blobs, batches and streams, never descriptors or offsets.
+
+tests/contracts/store_contract.py is what every implementation has to pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from mesh.core.digest import Digest
+from mesh.core.tree import Tree
+
+
+class Blob(NamedTuple):
+    """A blob in memory, below LARGE_BLOB bytes; `digest` has been checked against `data`."""
+
+    digest: Digest
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data)
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A blob of LARGE_BLOB bytes or more that is hashed and durable, but not yet visible."""
+
+    @property
+    def digest(self) -> Digest:
+        """The name that its bytes have."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+Item: TypeAlias = Blob | Staged
+
+
+class Entry(NamedTuple):
+    """One blob of a batch read: `size` is None when it is not here, `data` when it is large."""
+
+    digest: Digest
+    size: int | None
+    data: bytes | None
+
+
+class Totals(NamedTuple):
+    """How many blobs there are, and their sizes summed, in bytes."""
+
+    blobs: int
+    bytes: int
+
+
+class Incoming(Protocol):
+    """A blob that arrives in chunks. What has not been committed leaves no trace."""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes; Full when there is no room for them."""
+
+    async def finish(self) -> Item:
+        """All bytes are there: hash them, make them durable when they are large."""
+
+
+class BlobStore(Protocol):
+    """A set of blobs. All methods may raise StoreError."""
+
+    @property
+    def totals(self) -> Totals:
+        """How much there is; known once the store is open."""
+
+    async def open(self) -> str:
+        """Make every acknowledged blob visible; in a line, what was found and done."""
+
+    async def close(self) -> None:
+        """Let go of threads and files. Everything committed is durable already."""
+
+    async def commit(self, items: Sequence[Item]) -> list[bool]:
+        """Store `items` as one batch; durable and visible on return; True for what was new.
+
+        One commit at a time: its caller is the one writer. On an error nothing of the batch is
+        acknowledged, though parts of it may turn up after a restart.
+        """
+
+    async def size(self, digest: Digest) -> int | None:
+        """The size of a blob in bytes; None when it is not here."""
+
+    async def read(self, digest: Digest) -> bytes | None:
+        """A blob below LARGE_BLOB bytes, checked against its name; None when it is not here.
+
+        Raises Corrupt when its bytes are not what they were.
+        """
+
+    def stream(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The bytes [start, stop) of a blob that is here, in pieces."""
+
+    async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
+        """Entries for the first of `digests`, at least one, until `room` bytes are full."""
+
+    async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
+        """Up to `limit` digests below `prefix` and greater than `after`, with sizes, ascending."""
+
+    async def tree(self) -> Tree:
+        """The Merkle tree over everything that is here, by one ordered scan."""
+
+    def incoming(self) -> AbstractAsyncContextManager[Incoming]:
+        """Take in a blob of unknown size. Leaving without a commit drops it."""

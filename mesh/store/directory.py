@@ -1,0 +1,108 @@
+"""A data directory: whose it is, and that only one process uses it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from mesh.errors import ConfigError
+
+_FORMAT = 1
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    node_id: str
+    format: int = _FORMAT
+
+
+class DataDirectory:
+    """A directory that this process holds, with the identity that was made for it once."""
+
+    def __init__(self, path: Path, node_id: bytes, lock: int) -> None:
+        """See `claim`."""
+        self.path = path
+        self.node_id = node_id
+        self._lock = lock
+
+    @classmethod
+    def claim(cls, path: Path, pinned: str | None = None) -> DataDirectory:
+        """Make the directory if need be, lock it and read its identity.
+
+        The lock is the kernel's and dies with the process, also by kill -9. With `pinned`, a
+        directory that is not that node's is refused instead of becoming a new node: it is
+        likely a mount that is missing. Raises ConfigError.
+        """
+        try:
+            if pinned is None:
+                path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(f"data directory {path} is not a directory; choose another") from None
+        except OSError as error:
+            raise ConfigError(f"cannot use data directory {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return cls(path, _identity(path, pinned), lock)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConfigError(
+                f"data directory {path} belongs to a running node; stop it or choose another"
+            ) from None
+        except OSError as error:
+            os.close(lock)
+            raise ConfigError(f"cannot use data directory {path}: {error.strerror}") from error
+        except ConfigError:
+            os.close(lock)
+            raise
+
+    def release(self) -> None:
+        """Let another process have it."""
+        os.close(self._lock)
+
+
+def _identity(path: Path, pinned: str | None) -> bytes:
+    """The node id of a directory, made on first use."""
+    file = path / "node.json"
+    try:
+        identity = msgspec.json.decode(file.read_bytes(), type=_Identity)
+        if not re.fullmatch(r"(?:[0-9a-f]{2})*", identity.node_id, re.ASCII):
+            raise ValueError("node_id is not lower-case hex")
+        node_id = bytes.fromhex(identity.node_id)
+    except FileNotFoundError:
+        if pinned is not None:
+            raise ConfigError(
+                f"data directory {path} is not that of node {pinned}: it has no node.json; "
+                "is its disk mounted?"
+            ) from None
+        return _make_identity(file)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"{file} is damaged ({error}); restore it from a backup") from error
+    if len(node_id) != 16:
+        raise ConfigError(f"{file} is damaged (its node_id is no 16 bytes); restore it")
+    if identity.format != _FORMAT:
+        raise ConfigError(f"{file} is of format {identity.format}; this program knows {_FORMAT}")
+    if pinned is not None and identity.node_id != pinned:
+        raise ConfigError(f"data directory {path} is node {identity.node_id}, not {pinned}")
+    return node_id
+
+
+def _make_identity(file: Path) -> bytes:
+    node_id = secrets.token_bytes(16)
+    temporary = file.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(msgspec.json.encode(_Identity(node_id.hex())))
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(file)
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return node_id

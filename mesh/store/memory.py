@@ -1,0 +1,131 @@
+"""The store in memory: for tests and simulation, and the plainest reading of the contract."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import anyio.lowlevel
+
+from mesh.core.digest import Digest, digest_of
+from mesh.core.plan import LARGE_BLOB
+from mesh.core.tree import Tree
+from mesh.errors import StoreError
+from mesh.store.base import Blob, Entry, Item, Totals
+
+
+class _Staged(NamedTuple):
+    digest: Digest
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+
+class MemoryStore:
+    """A dictionary. What is committed outlives `close`, as a disk would."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[Digest, bytes] = {}
+        self._bytes = 0
+
+    @property
+    def totals(self) -> Totals:
+        """How much there is."""
+        return Totals(len(self._blobs), self._bytes)
+
+    async def open(self) -> str:
+        """Nothing to recover."""
+        await anyio.lowlevel.checkpoint()
+        return f"{len(self._blobs)} blobs in memory"
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+        await anyio.lowlevel.checkpoint()
+
+    async def commit(self, items: Sequence[Item]) -> list[bool]:
+        """Keep what is new."""
+        await anyio.lowlevel.checkpoint()
+        fresh = []
+        for item in items:
+            fresh.append(item.digest not in self._blobs)
+            if fresh[-1]:
+                if not isinstance(item, Blob | _Staged):
+                    raise StoreError("an item of another store")
+                self._blobs[item.digest] = item.data
+                self._bytes += item.size
+        return fresh
+
+    async def size(self, digest: Digest) -> int | None:
+        """The size of a blob in bytes; None when it is not here."""
+        await anyio.lowlevel.checkpoint()
+        data = self._blobs.get(digest)
+        return None if data is None else len(data)
+
+    async def read(self, digest: Digest) -> bytes | None:
+        """A blob; None when it is not here."""
+        await anyio.lowlevel.checkpoint()
+        return self._blobs.get(digest)
+
+    async def stream(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The bytes [start, stop) of a blob, in pieces of 64 KiB."""
+        data = self._blobs.get(digest)
+        if data is None:
+            raise StoreError(f"blob {digest.hex()} is not here")
+        for at in range(start, stop, 65536):
+            await anyio.lowlevel.checkpoint()
+            yield data[at : min(at + 65536, stop)]
+
+    async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
+        """Entries for the first of `digests`, until `room` bytes are full."""
+        await anyio.lowlevel.checkpoint()
+        entries: list[Entry] = []
+        for digest in digests:
+            data = self._blobs.get(digest)
+            if data is None or len(data) >= LARGE_BLOB:
+                entries.append(Entry(digest, None if data is None else len(data), None))
+                continue
+            if entries and len(data) > room:
+                break
+            entries.append(Entry(digest, len(data), data))
+            room -= len(data)
+        return entries
+
+    async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
+        """Digests and sizes below a prefix, ascending."""
+        await anyio.lowlevel.checkpoint()
+        digests = sorted(digest for digest in self._blobs if digest.hex().startswith(prefix))
+        first = bisect_right(digests, after)
+        return [(digest, len(self._blobs[digest])) for digest in digests[first : first + limit]]
+
+    async def tree(self) -> Tree:
+        """The tree of all keys."""
+        await anyio.lowlevel.checkpoint()
+        return Tree(self._blobs)
+
+    @asynccontextmanager
+    async def incoming(self) -> AsyncIterator[_MemoryIncoming]:
+        """Take in a blob of unknown size."""
+        yield _MemoryIncoming()
+
+
+class _MemoryIncoming:
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.size = 0
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        await anyio.lowlevel.checkpoint()
+        self._pieces.append(chunk)
+        self.size += len(chunk)
+
+    async def finish(self) -> Item:
+        """The blob."""
+        await anyio.lowlevel.checkpoint()
+        data = b"".join(self._pieces)
+        digest = digest_of(data)
+        return Blob(digest, data) if len(data) < LARGE_BLOB else _Staged(digest, data)

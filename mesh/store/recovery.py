@@ -1,0 +1,158 @@
+"""From the log to the index: adopt what the index does not know, cut what a crash left behind.
+
+Used at every start for the tail behind the mark, and for everything when the index is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mesh.core.digest import Digest
+from mesh.store.files import Files, Reader
+from mesh.store.index import Index, Row
+from mesh.store.segments import (
+    LARGE,
+    SEGMENT_HEADER,
+    Bad,
+    Record,
+    read_salt,
+    scan,
+    segment_name,
+    segment_number,
+)
+
+log = logging.getLogger("mesh")
+
+# Rows of one transaction while adopting: a rebuild of millions makes progress that stays.
+_ADOPT = 4096
+
+
+# Nothing there, or a link or a directory in its place: not ours, whatever it is.
+_NOT_A_FILE = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)
+
+
+class Found(NamedTuple):
+    """What recovery did: records adopted, bytes cut off the end, bytes set aside as damaged."""
+
+    adopted: int
+    cut: int
+    damaged: int
+    last: int  # the highest segment number there is
+
+
+def large_name(digest: Digest) -> str:
+    """The file of a large blob."""
+    text = digest.hex()
+    return f"large/{text[:2]}/{text}"
+
+
+def segments(files: Files) -> dict[int, int]:
+    """The segment files by number, with their sizes; other entries are left alone."""
+    numbered = ((segment_number(entry.name), entry) for entry in files.list("segments"))
+    return {number: entry.size for number, entry in numbered if number and entry.regular}
+
+
+def mark_is_beyond(files: Files, index: Index) -> bool:
+    """Whether the index knows more than the log holds, so that it cannot be trusted."""
+    state = index.state()
+    return state.segment > 0 and segments(files).get(state.segment, -1) < state.offset
+
+
+def recover(files: Files, index: Index) -> Found:
+    """Bring `index` up to the log. Only what follows the last good record is ever cut."""
+    state = index.state()
+    adopted = cut = damaged = 0
+    sizes = segments(files)
+    for number in sorted(sizes):
+        if number < state.segment:
+            continue
+        start = state.offset if number == state.segment else SEGMENT_HEADER
+        if sizes[number] <= start and number == state.segment:
+            continue
+        tail = _Tail(files, index, number, files.open(segment_name(number)), start)
+        tail.run()
+        adopted += tail.adopted
+        cut += tail.cut
+        damaged += tail.damaged
+    return Found(adopted, cut, damaged, max(sizes, default=0))
+
+
+class _Tail:
+    """One segment from some offset on."""
+
+    def __init__(
+        self, files: Files, index: Index, number: int, segment: Reader, start: int
+    ) -> None:
+        self.adopted = self.cut = self.damaged = 0
+        self._files = files
+        self._index = index
+        self._number = number
+        self._segment = segment
+        self._start = start
+
+    def run(self) -> None:
+        end = self._segment.size
+        if end < SEGMENT_HEADER:
+            # The crash came before the header was whole: no record was ever acknowledged here.
+            self._files.remove(segment_name(self._number))
+            self.cut += end
+            return
+        self._make_durable()
+        rows: list[Row] = []
+        mark = self._start
+        for piece in self._pieces(end):
+            if isinstance(piece, Bad):
+                self.damaged += piece.end - piece.offset
+                log.warning(
+                    "%s: damaged from %d to %d; left where it is",
+                    segment_name(self._number), piece.offset, piece.end,
+                )  # fmt: skip
+                continue
+            mark = piece.end
+            rows.append(self._row(piece))
+            if len(rows) >= _ADOPT:
+                self._adopt(rows, mark)
+                rows = []
+        self._adopt(rows, mark)
+
+    def _make_durable(self) -> None:
+        """What is adopted counts as stored: it must not be in the system's memory alone."""
+        log = self._files.append_to(segment_name(self._number), create=False)
+        try:
+            log.sync()
+        finally:
+            log.close()
+        self._files.sync_directory("segments")
+
+    def _pieces(self, end: int) -> Iterator[Record | Bad]:
+        """The pieces of the segment; a bad last one is cut off instead."""
+        for piece in scan(self._segment, self._start):
+            # A segment whose salt is lost is never cut: more of it may be good than can be told.
+            if isinstance(piece, Bad) and piece.end == end and read_salt(self._segment):
+                self._files.truncate(segment_name(self._number), piece.offset)
+                self.cut += piece.end - piece.offset
+            else:
+                yield piece
+
+    def _row(self, record: Record) -> Row:
+        segment = 0 if record.kind == LARGE else self._number
+        return Row(record.digest, segment, record.offset, record.size)
+
+    def _adopt(self, rows: list[Row], mark: int) -> None:
+        new = self._index.unknown([row.digest for row in rows])
+        new -= {row.digest for row in rows if row.segment == 0 and not self._whole(row)}
+        fresh = {row.digest: row for row in rows if row.digest in new}
+        self._index.add(list(fresh.values()), self._number, mark)
+        self.adopted += len(fresh)
+
+    def _whole(self, row: Row) -> bool:
+        """Whether the file of a large blob is there in its full size."""
+        try:
+            return self._files.open(large_name(row.digest)).size == row.size
+        except OSError as error:
+            if error.errno in _NOT_A_FILE:
+                return False
+            raise

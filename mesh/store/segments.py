@@ -1,0 +1,216 @@
+"""The log: append-only segment files of self-describing records. It is the truth.
+
+A segment begins with a header of 40 bytes: magic `MESHSEG1`, its number (8 bytes), a random salt
+(16), and a checksum of these (8). A record is a header of 56 bytes and the blob's bytes:
+
+    magic `mREC` | type | version | flags (2) | digest (32) | length (8) | checksum (8)
+
+Numbers are big-endian. The checksum is BLAKE2b-64 of the 48 bytes before it, keyed with the
+segment's salt, so that the bytes of a blob, which a stranger may choose, never pass for a record.
+A type-1 record is followed by `length` bytes; a type-2 record stands for a large blob of `length`
+bytes in a file of its own and has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from struct import Struct
+from typing import NamedTuple
+
+from mesh.core.digest import Digest, digest_of
+from mesh.core.plan import LARGE_BLOB
+from mesh.store.files import Appender, Files, Reader
+
+_SEGMENT = Struct(">8sQ16s8s")
+_RECORD = Struct(">4sBBH32sQ8s")
+_MAGIC = b"MESHSEG1"
+_MARK = b"mREC"
+_VERSION = 1
+
+BLOB = 1
+LARGE = 2
+
+SEGMENT_HEADER = _SEGMENT.size
+RECORD_HEADER = _RECORD.size
+
+# Large enough that a million small blobs are some ten files, small enough that one file is
+# scanned in a second and that a later compaction moves little at a time.
+SEGMENT_MAX = 256 * 1024 * 1024
+
+_SEARCH = 1024 * 1024  # bytes read at a time while looking for the next good record
+
+
+class Record(NamedTuple):
+    """A record as it stands in a segment; `offset` is where its header begins."""
+
+    kind: int
+    digest: Digest
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+        return self.offset + RECORD_HEADER + (self.size if self.kind == BLOB else 0)
+
+
+class Bad(NamedTuple):
+    """A stretch of a segment that is not a good record."""
+
+    offset: int
+    end: int
+
+
+def segment_name(number: int) -> str:
+    """The file of segment `number`."""
+    return f"segments/{number:08d}.seg"
+
+
+def segment_number(name: str) -> int | None:
+    """The number in a segment's file name; None when it is not one."""
+    stem, dot, suffix = name.partition(".")
+    if not (dot and suffix == "seg" and stem.isascii() and stem.isdigit()):
+        return None
+    return int(stem) if stem == f"{int(stem):08d}" else None  # not 000000002, which is nobody's
+
+
+def _checksum(salt: bytes, fields: bytes) -> bytes:
+    return hashlib.blake2b(fields, digest_size=8, key=salt).digest()
+
+
+def _record_header(salt: bytes, kind: int, digest: Digest, size: int) -> bytes:
+    fields = _RECORD.pack(_MARK, kind, _VERSION, 0, digest, size, b"")[:-8]
+    return fields + _checksum(salt, fields)
+
+
+class SegmentWriter:
+    """The segment that is being appended to. After any error it is sealed, and never used again."""
+
+    def __init__(self, files: Files, number: int) -> None:
+        """Create segment `number`, durably by name."""
+        self.number = number
+        self._salt = os.urandom(16)
+        self._files = files
+        name = segment_name(number)
+        self._file: Appender = files.append_to(name, create=True)
+        try:
+            fields = _SEGMENT.pack(_MAGIC, number, self._salt, b"")[:-8]
+            self._file.append([fields + hashlib.blake2b(fields, digest_size=8).digest()])
+            files.sync_directory("segments")
+        except OSError:
+            with suppress(OSError):
+                self._file.close()
+                files.remove(name)
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes in the segment: where the next record goes."""
+        return self._file.size
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds no record."""
+        return self.size <= SEGMENT_HEADER
+
+    def append(self, records: Sequence[tuple[int, Digest, int, bytes]]) -> list[Record]:
+        """Add (type, digest, size, bytes) records and sync; where each of them stands.
+
+        On an error what was added is cut off again, as far as the disk lets us: after a failed
+        sync the system may show bytes that are not on the disk, and a restart would adopt them.
+        """
+        written: list[Record] = []
+        pieces: list[bytes] = []
+        at = self.size
+        for kind, digest, size, data in records:
+            record = Record(kind, digest, at, size)
+            pieces.append(_record_header(self._salt, kind, digest, size))
+            if data:
+                pieces.append(data)
+            written.append(record)
+            at = record.end
+        before = self.size
+        try:
+            self._file.append(pieces)
+            self._file.sync()
+        except OSError:
+            self._seal(before)
+            raise
+        return written
+
+    def _seal(self, size: int) -> None:
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._files.truncate(segment_name(self.number), size)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def read_salt(segment: Reader) -> bytes | None:
+    """The salt of a segment; None when its header is damaged."""
+    header = segment.read_at(0, SEGMENT_HEADER)
+    if len(header) < SEGMENT_HEADER:
+        return None
+    magic, _, salt, checksum = _SEGMENT.unpack(header)
+    good = magic == _MAGIC and hashlib.blake2b(header[:-8], digest_size=8).digest() == checksum
+    return bytes(salt) if good else None
+
+
+def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
+    """Every good record from `start` on, hash checked, and the stretches between that are not.
+
+    In a segment whose own header is damaged the salt is lost; then a record is good when its
+    bytes hash to its digest, which nothing passes for by chance.
+    """
+    salt = read_salt(segment)
+    end = segment.size
+    at = max(start, SEGMENT_HEADER)
+    bad = at
+    while at < end:
+        record = _record_at(segment, salt, at, end)
+        if record is None:
+            at = _next_mark(segment, at + 1, end)
+            continue
+        if bad < at:
+            yield Bad(bad, at)
+        yield record
+        at = bad = record.end
+    if bad < end:
+        yield Bad(bad, end)
+
+
+def _record_at(segment: Reader, salt: bytes | None, at: int, end: int) -> Record | None:
+    header = segment.read_at(at, RECORD_HEADER)
+    if len(header) < RECORD_HEADER:
+        return None
+    magic, kind, version, _, digest, size, checksum = _RECORD.unpack(header)
+    if magic != _MARK or version != _VERSION or kind not in (BLOB, LARGE):
+        return None
+    if salt is not None and _checksum(salt, header[:-8]) != checksum:
+        return None
+    record = Record(kind, Digest(digest), at, size)
+    if kind == LARGE:
+        return record
+    if size >= LARGE_BLOB or record.end > end:
+        return None
+    data = segment.read_at(at + RECORD_HEADER, size)
+    return record if digest_of(data) == digest else None
+
+
+def _next_mark(segment: Reader, at: int, end: int) -> int:
+    """The next place from `at` on where a record may begin; `end` when there is none."""
+    while at < end:
+        window = segment.read_at(at, _SEARCH)
+        found = window.find(_MARK)
+        if found >= 0:
+            return at + found
+        if len(window) < len(_MARK):
+            break
+        at += len(window) - len(_MARK) + 1
+    return end

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mesh.store.base import BlobStore
+from mesh.store.disk import DiskStore
+from mesh.store.files import DiskFiles
+from mesh.store.offload import Inline, Lane, Threads
+from tests.contracts.store_contract import StoreContract
+
+
+class DiskHome:
+    """A data directory; with `threads` as a node runs it, without as a simulation does."""
+
+    def __init__(self, root: Path, *, threads: bool) -> None:
+        self._root = root
+        self._threads = threads
+
+    def store(self) -> BlobStore:
+        files = DiskFiles(self._root)
+        if self._threads:
+            return DiskStore(files, self._root / "index.sqlite", Lane, Threads(2))
+        return DiskStore(files, None, lambda _: Inline(), Inline())
+
+    def leftovers(self) -> int:
+        return len(list((self._root / "tmp").iterdir()))
+
+
+class TestDiskStoreOnThreads(StoreContract):
+    @pytest.fixture
+    def home(self, tmp_path: Path) -> DiskHome:
+        return DiskHome(tmp_path, threads=True)
+
+
+class TestDiskStoreInline(StoreContract):
+    @pytest.fixture
+    def home(self, tmp_path: Path) -> DiskHome:
+        return DiskHome(tmp_path, threads=False)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from mesh.store.base import BlobStore
+from mesh.store.memory import MemoryStore
+from tests.contracts.store_contract import StoreContract
+
+
+class MemoryHome:
+    """A memory store is its own home: what it holds outlives `close`."""
+
+    def __init__(self) -> None:
+        self._store = MemoryStore()
+
+    def store(self) -> BlobStore:
+        return self._store
+
+    def leftovers(self) -> int:
+        return 0
+
+
+class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def home(self) -> MemoryHome:
+        return MemoryHome()
