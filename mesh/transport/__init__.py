@@ -1,0 +1,1 @@
+"""How a node reaches its peers: the ports, HTTP, and an in-memory network."""

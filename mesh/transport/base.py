@@ -1,0 +1,128 @@
+"""The two ports below the peer actor.
+
+`Replica` is a peer as a round sees it: something to compare with, fetch from and push to. The
+native protocol is one (transport/native.py); another protocol is another Replica.
+
+`Wire` carries bytes between two nodes: three verbs, over HTTP or in memory. Both raise PeerErrors
+only: Unreachable, Misbehaved, Refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from mesh.core.digest import Digest
+from mesh.core.reconcile import Difference
+from mesh.core.tree import Tree
+from mesh.wire.frames import Frame
+from mesh.wire.messages import Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """What a peer said when a round began.
+
+    `hello` is None for a peer that has no identity of our kind. `root` is our kind of root, None
+    when it is not known. `pulled`: seconds since it last pulled from us, None when never. `ready`
+    is false while the peer is still building its tree.
+    """
+
+    hello: Hello | None
+    root: Digest | None
+    count: int
+    pulled: float | None
+    equal: bool
+    ready: bool
+
+
+class Comparison(Protocol):
+    """The differences with a peer, as they are found; iterate once."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether all that was found explains the root that the peer named."""
+
+    @property
+    def root(self) -> Digest | None:
+        """The root of the set that was compared with."""
+
+    @property
+    def count(self) -> int:
+        """How many digests that set has."""
+
+    @property
+    def restarts(self) -> int:
+        """How often the peer's set changed so that the comparison began anew."""
+
+    def __aiter__(self) -> AsyncGenerator[Difference, None]:
+        """Pieces of what differs; after a restart, some of them again. Close it when leaving."""
+
+
+class Offered(NamedTuple):
+    """What a peer said to an offer: what it wants pushed, how it stands, whether it pulls from us.
+
+    One that does not pull cannot follow a hint that there is more: it has to be pushed to.
+    """
+
+    wants: list[Digest]
+    hello: Hello | None
+    pulls: bool
+
+
+class Pushed(NamedTuple):
+    """What became of pushed blobs, and how the peer stands now."""
+
+    stored: int
+    rejected: int
+    hello: Hello | None
+
+
+class Replica(Protocol):
+    """One peer. Safe to use from several tasks."""
+
+    async def meet(self, hello: Hello) -> Meeting:
+        """One small request: are we equal?"""
+
+    def compare(self, ours: Callable[[], Tree], meeting: Meeting) -> Comparison:
+        """Find what differs from the set of the meeting; `ours` is asked at every (re)start."""
+
+    def fetch(
+        self, digests: Sequence[Digest]
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[Frame]]]:
+        """Ask for up to MAX_BATCH blobs; the frames come in groups, in any order."""
+
+    def fetch_large(
+        self, digest: Digest, start: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of one blob from `start` on."""
+
+    async def offer(self, hello: Hello, digests: Sequence[Digest], *, more: bool) -> Offered:
+        """Name blobs that the peer may lack, or say that there are more."""
+
+    async def push(self, frames: AsyncIterator[bytes]) -> Pushed:
+        """Send BLOB frames; returns when what was good is durable there."""
+
+    async def push_large(self, digest: Digest, size: int, data: AsyncIterator[bytes]) -> Pushed:
+        """Send one large blob."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class Wire(Protocol):
+    """Bytes to one node and back. `path` is what follows the protocol's base."""
+
+    async def call(self, path: str, body: bytes) -> bytes:
+        """A small message for a small answer (MAX_MESSAGE)."""
+
+    def download(self, path: str, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """A small message for a stream."""
+
+    async def upload(self, path: str, chunks: AsyncIterator[bytes]) -> bytes:
+        """A stream for a small answer."""
+
+    async def close(self) -> None:
+        """Let go of connections."""

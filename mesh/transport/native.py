@@ -1,0 +1,190 @@
+"""A peer that speaks mesh's own protocol, over any Wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mesh.core.digest import Digest, split_digests
+from mesh.core.reconcile import FULL_HASH, SHORT_HASH, Answer, Descent, Difference
+from mesh.core.tree import Tree
+from mesh.errors import InputError, Misbehaved, Refused
+from mesh.transport.base import Comparison, Meeting, Offered, Pushed, Wire
+from mesh.transport.pace import CALL, Paced, Pulse, begun, within
+from mesh.wire.frames import Frame, FrameReader
+from mesh.wire.messages import (
+    PROTOCOL,
+    BatchRequest,
+    Hello,
+    Offer,
+    OfferReply,
+    PushReply,
+    RootReply,
+    TreeReply,
+    TreeRequest,
+    decode,
+    encode,
+)
+
+# A peer keeps its recent sets for us, so its set moves away under a descent only in a storm of
+# writes. Then the round ends unproven, with what it found, and the next one goes on.
+_RESTARTS = 8
+
+T = TypeVar("T")
+
+
+class NativePeer:
+    """See transport.base.Replica."""
+
+    def __init__(self, wire: Wire, place: str, node_id: bytes) -> None:
+        """`place`: host:port, as errors name the peer; `node_id`: who we are."""
+        self._wire = wire
+        self._place = place
+        self._push = f"push/{node_id.hex()}"
+
+    async def meet(self, hello: Hello) -> Meeting:
+        """Exchange roots. Refused when the peer speaks another version."""
+        reply = await self._call("root", encode(hello), RootReply)
+        theirs = reply.hello
+        if theirs.protocol != PROTOCOL:
+            raise Refused(
+                f"{self._place} speaks protocol {theirs.protocol}, this node {PROTOCOL}; "
+                "run the same version on both"
+            )
+        root = Digest(theirs.root) if theirs.root is not None else None
+        equal = root is not None and root == hello.root
+        ready = root is not None
+        return NativeMeeting(theirs, root, theirs.count, reply.pulled, equal, ready, reply.top)
+
+    def compare(self, ours: Callable[[], Tree], meeting: Meeting) -> Comparison:
+        """Descend where the trees differ."""
+        return _NativeComparison(self, ours, meeting)
+
+    async def tree(self, request: TreeRequest) -> TreeReply:
+        """One request of a descent."""
+        return await self._call("tree", encode(request), TreeReply)
+
+    @asynccontextmanager
+    async def fetch(self, digests: Sequence[Digest]) -> AsyncIterator[AsyncIterator[list[Frame]]]:
+        """Ask for a batch."""
+        body = encode(BatchRequest(digests=b"".join(digests)))
+        async with (
+            begun(self._wire.download("batch", body), f"a batch from {self._place}") as chunks,
+            aclosing(self._frames(chunks)) as frames,
+        ):
+            yield frames
+
+    async def _frames(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[list[Frame], None]:
+        reader = FrameReader()
+        async for chunk in Paced(chunks, f"a batch from {self._place}"):
+            if frames := reader.feed(chunk):
+                yield frames
+        reader.finish()
+
+    @asynccontextmanager
+    async def fetch_large(self, digest: Digest, start: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Ask for one blob, from an offset on."""
+        what = f"blob {digest.hex()} from {self._place}"
+        async with begun(self._wire.download(f"blob/{digest.hex()}/{start}", b""), what) as chunks:
+            yield Paced(chunks, what)
+
+    async def offer(self, hello: Hello, digests: Sequence[Digest], *, more: bool) -> Offered:
+        """Offer blobs, or announce that there are more."""
+        offer = Offer(hello=hello, digests=b"".join(digests), more=more)
+        reply = await self._call("offer", encode(offer), OfferReply)
+        if len(reply.wants) % 32:
+            raise Misbehaved(f"{self._place} wants pieces of digests")
+        offered = set(digests)
+        wants = [digest for digest in split_digests(reply.wants) if digest in offered]
+        return Offered(wants, reply.hello, reply.pulls)
+
+    async def push(self, frames: AsyncIterator[bytes]) -> Pushed:
+        """Send blobs that the peer wants."""
+        return await self._upload(self._push, frames)
+
+    async def push_large(self, digest: Digest, size: int, data: AsyncIterator[bytes]) -> Pushed:
+        """Send one large blob."""
+        return await self._upload(f"{self._push}/{digest.hex()}/{size}", data)
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._wire.close()
+
+    async def _upload(self, path: str, chunks: AsyncIterator[bytes]) -> Pushed:
+        pulse = Pulse(f"pushing to {self._place}")
+        answer = b""
+        with pulse.watch():
+            answer = await self._wire.upload(path, pulse.beat(chunks))
+        reply = self._decoded(PushReply, answer)
+        return Pushed(reply.stored, reply.rejected, reply.hello)
+
+    async def _call(self, path: str, body: bytes, kind: type[T]) -> T:
+        with within(CALL, f"{self._place} ({path})"):
+            answer = await self._wire.call(path, body)
+        return self._decoded(kind, answer)
+
+    def _decoded(self, kind: type[T], answer: bytes) -> T:
+        try:
+            return decode(kind, answer)
+        except InputError as error:
+            raise Misbehaved(f"{self._place} answered nonsense: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class NativeMeeting(Meeting):
+    """A meeting that has answered the first question of a descent already.
+
+    `top`: the answer to an ask for the bucket of everything, at SHORT_HASH.
+    """
+
+    top: Answer | None
+
+
+class _NativeComparison:
+    """Descents until one is proven; a new one whenever the peer's set has moved on."""
+
+    def __init__(self, peer: NativePeer, ours: Callable[[], Tree], meeting: Meeting) -> None:
+        self._peer = peer
+        self._ours = ours
+        self._top = meeting.top if isinstance(meeting, NativeMeeting) else None
+        self.root = meeting.root
+        self.count = meeting.count
+        self.proven = False
+        self.restarts = 0
+
+    async def __aiter__(self) -> AsyncGenerator[Difference, None]:
+        width = SHORT_HASH
+        while self.root is not None and self.restarts <= _RESTARTS:
+            descent = Descent(self._ours(), self.root, self.count, width)
+            yield descent.rest()
+            while not descent.done:
+                answers = await self._answers(descent, width)
+                if not answers:
+                    self.restarts += 1
+                    break
+                yield descent.feed(answers)
+            else:
+                if descent.proven:
+                    self.proven = True
+                    return
+                if width == FULL_HASH:
+                    raise Misbehaved("the peer's tree does not explain its root")
+                width = FULL_HASH
+                self.restarts += 1
+
+    async def _answers(self, descent: Descent, width: int) -> Sequence[Answer]:
+        asks = descent.asks()
+        if self._top is not None:
+            # Only the very first ask of a round has been answered by the meeting: it is for the
+            # bucket of everything, unless that is to be listed because we have nothing.
+            top, self._top = self._top, None
+            if len(asks) == 1 and asks[0].prefix == "" and asks[0].after is None:
+                return [top]
+        reply = await self._peer.tree(TreeRequest(root=descent.root, asks=asks, width=width))
+        if reply.answers and reply.root != descent.root:
+            raise Misbehaved("the peer answered from another set than it was asked for")
+        if not reply.answers:
+            self.root, self.count = Digest(reply.root), reply.count
+        return reply.answers
