@@ -1,0 +1,184 @@
+"""The keeper: the one writer of the store, and the owner of the tree and of the claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+import anyio
+from anyio import create_memory_object_stream, create_task_group
+
+from mesh.actors.actor import Reply
+from mesh.core.digest import Digest
+from mesh.core.plan import Claims
+from mesh.core.tree import Tree
+from mesh.errors import StoreError
+from mesh.store.base import BlobStore, Item
+
+# One commit's worth. The sync costs the same for one blob as for thousands, so the more wait,
+# the better; 16 MiB keep a commit below 100 ms on a slow disk, and so the wait of the next one.
+_BATCH_BLOBS = 4096
+_BATCH_BYTES = 16 * 1024 * 1024
+
+# Puts that wait for the commit under way. Each holds at most a transfer's group of some MiB.
+_MAILBOX = 8
+
+Holder = bytes
+"""Who brings a blob: a peer's node id, or an address for peers without one. b"" is a client."""
+
+CLIENT: Holder = b""
+
+
+class _Put:
+    __slots__ = ("items", "reply", "size", "source")
+
+    def __init__(self, items: Sequence[Item], source: Holder) -> None:
+        self.items = items
+        self.source = source
+        self.size = sum(item.size for item in items)
+        self.reply: Reply[list[bool]] = Reply()
+
+
+class Keeper:
+    """Commits in groups: everything that arrived during one commit goes into the next.
+
+    `tree` is an immutable snapshot, replaced after every commit; None while it is being built.
+    The claims are changed by plain calls, between two awaits, on the event loop that owns them.
+    """
+
+    def __init__(
+        self, store: BlobStore, on_new: Callable[[Sequence[Digest], Holder], None]
+    ) -> None:
+        """`on_new` is told after each commit what is new and who brought it; it must not block."""
+        self.store = store
+        self.tree: Tree | None = None
+        self._on_new = on_new
+        self._claims: Claims[Holder] = Claims()
+        self._early: list[Digest] = []
+        self._built = anyio.Event()
+        self._in, self._mailbox = create_memory_object_stream[_Put](_MAILBOX)
+
+    async def run(self) -> None:
+        """Build the tree, and commit what comes, until cancelled."""
+        async with create_task_group() as group:
+            if self.tree is None:
+                group.start_soon(self._build)
+            while True:
+                await self._commit(await self._gather())
+
+    def close(self) -> None:
+        """`run` has ended for good; whoever still waits is told so."""
+        self._in.close()
+        with suppress(anyio.EndOfStream, anyio.WouldBlock):
+            while True:
+                self._mailbox.receive_nowait().reply.fail(StoreError("the node is stopping"))
+        self._mailbox.close()
+
+    async def built(self) -> Tree:
+        """The tree, once there is one."""
+        await self._built.wait()
+        return self.known()
+
+    def known(self) -> Tree:
+        """The tree; StoreError while it is being built."""
+        if self.tree is None:
+            raise StoreError("the tree is still being built; try again in a moment")
+        return self.tree
+
+    async def put(self, items: Sequence[Item], source: Holder = CLIENT) -> list[bool]:
+        """Store `items`; durable on return. True for each that was new. Raises StoreError.
+
+        A caller that is cancelled does not take the batch with it.
+        """
+        if not items:
+            return []
+        put = _Put(items, source)
+        try:
+            await self._in.send(put)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise StoreError("the node is stopping") from None
+        return await put.reply.wait()
+
+    # --- claims ------------------------------------------------------------------------------
+
+    def claim(self, holder: Holder, digests: Iterable[Digest]) -> list[Digest]:
+        """Those of `digests` that are neither here nor on their way from another peer."""
+        tree = self.tree
+        if tree is None:
+            return []
+        missing = [digest for digest in digests if digest not in tree]
+        return self._claims.take(holder, missing, anyio.current_time())
+
+    def hold(self, holder: Holder, digest: Digest) -> bool:
+        """Whether a blob is still missing and the holder's to bring; renews its claim."""
+        tree = self.tree
+        missing = tree is not None and digest not in tree
+        return missing and self._claims.hold(holder, digest, anyio.current_time())
+
+    def renew(self, holder: Holder, digests: Iterable[Digest]) -> None:
+        """The holder makes progress."""
+        self._claims.renew(holder, digests, anyio.current_time())
+
+    def release(self, holder: Holder, digests: Iterable[Digest]) -> None:
+        """The holder gave up; another may bring them."""
+        self._claims.release(holder, digests)
+
+    def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
+        """The holder could not deliver these; it is not asked for them again for a while."""
+        self._claims.failed(holder, digests, anyio.current_time())
+
+    # --- the actor ---------------------------------------------------------------------------
+
+    async def _build(self) -> None:
+        tree = await self.store.tree()
+        # The scan may or may not have seen what was committed meanwhile: adding twice is adding.
+        self.tree = tree.add(self._early)
+        self._early = []
+        self._built.set()
+
+    async def _gather(self) -> list[_Put]:
+        """The puts of the next commit: the first one that comes, and all that wait behind it."""
+        puts = [await self._mailbox.receive()]
+        blobs, size = len(puts[0].items), puts[0].size
+        while blobs < _BATCH_BLOBS and size < _BATCH_BYTES:
+            try:
+                put = self._mailbox.receive_nowait()
+            except anyio.WouldBlock:
+                break
+            puts.append(put)
+            blobs += len(put.items)
+            size += put.size
+        return puts
+
+    async def _commit(self, puts: list[_Put]) -> None:
+        items = [item for put in puts for item in put.items]
+        # A bug in the store must not leave anybody waiting for ever: this is what they hear then.
+        failure = StoreError("the store failed; see the log of the node")
+        with anyio.CancelScope(shield=True):
+            try:
+                fresh = await self.store.commit(items)
+                self._settle(puts, fresh)
+            except StoreError as error:
+                failure = error
+            finally:
+                for put in puts:
+                    put.reply.fail(failure)
+
+    def _settle(self, puts: list[_Put], fresh: list[bool]) -> None:
+        """Everything is durable: the tree, the claims, the waiters and the peers learn of it."""
+        at = 0
+        told: list[tuple[list[Digest], Holder]] = []
+        for put in puts:
+            flags = fresh[at : at + len(put.items)]
+            at += len(put.items)
+            new = [item.digest for item, is_new in zip(put.items, flags, strict=True) if is_new]
+            if self.tree is None:
+                self._early.extend(new)
+            else:
+                self.tree = self.tree.add(new)
+            self._claims.arrived(item.digest for item in put.items)
+            put.reply.set(flags)
+            if new:
+                told.append((new, put.source))
+        for new, source in told:
+            self._on_new(new, source)

@@ -1,0 +1,71 @@
+"""Who is who: peers are known by node id, addresses are hints that may change."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from mesh.wire.messages import Hello
+
+P = TypeVar("P")
+
+
+class _Known(Generic[P]):
+    """Who answers for a node: a peer, and the runs of that node's process, the last one first."""
+
+    __slots__ = ("earlier", "instance", "peer")
+
+    def __init__(self, peer: P, instance: bytes) -> None:
+        self.peer = peer
+        self.instance = instance
+        self.earlier: set[bytes] = set()
+
+    def now(self, peer: P, instance: bytes) -> None:
+        """Another run, or another address."""
+        if instance != self.instance:
+            self.earlier.add(self.instance)
+        self.peer, self.instance = peer, instance
+
+
+class Roster(Generic[P]):
+    """Which of the configured peers answers for which node."""
+
+    def __init__(self, node: bytes, instance: bytes) -> None:
+        """`node`, `instance`: our own, see wire.messages.Hello."""
+        self._node = node
+        self._instance = instance
+        self._known: dict[bytes, _Known[P]] = {}
+
+    def recognise(self, peer: P, hello: Hello) -> str:
+        """What `peer` turned out to be: "peer", "self", "clone", "twin" or "duplicate".
+
+        A clone is a node with our id that is not this process: a copied data directory. A twin is
+        the same for another peer: a run that was followed by another one at another address, and
+        still answers. A duplicate is another address of a run that is known.
+        """
+        if hello.node == self._node:
+            return "self" if hello.instance == self._instance else "clone"
+        for node in [n for n, known in self._known.items() if known.peer is peer]:
+            if node != hello.node:
+                del self._known[node]  # another node answers at that address now
+        known = self._known.setdefault(hello.node, _Known(peer, hello.instance))
+        if known.peer is not peer:
+            if hello.instance == known.instance:
+                return "duplicate"
+            if hello.instance in known.earlier:
+                return "twin"
+        known.now(peer, hello.instance)
+        return "peer"
+
+    def forget(self, peer: P) -> None:
+        """A peer that does not answer: another address of its node may take over."""
+        for node in [n for n, known in self._known.items() if known.peer is peer]:
+            del self._known[node]
+
+    def find(self, node: bytes) -> P | None:
+        """The peer that answers for a node; None for a stranger."""
+        known = self._known.get(node)
+        return known.peer if known is not None else None
+
+    def is_us(self, hello: Hello) -> bool:
+        """Whether the speaker has our identity."""
+        return hello.node == self._node

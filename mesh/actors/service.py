@@ -1,0 +1,255 @@
+"""What a node answers to its peers, whatever carries the question: HTTP or a network in memory.
+
+docs/protocol.md has the paths. No question makes the node call anybody, and none makes it do
+work in proportion to what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import anyio
+
+from mesh.actors.keeper import Keeper
+from mesh.actors.round import Limits
+from mesh.actors.snapshots import Snapshots
+from mesh.actors.transfer import Intake, Tally, frames_of, take_large, whole
+from mesh.core.digest import Digest, parse_digest, split_digests
+from mesh.core.reconcile import SHORT_HASH, Ask, answer
+from mesh.errors import InputError, Misbehaved, PeerError, Refused
+from mesh.wire.frames import FrameReader, Kind
+from mesh.wire.messages import (
+    PROTOCOL,
+    BatchRequest,
+    Hello,
+    Offer,
+    OfferReply,
+    PushReply,
+    RootReply,
+    TreeReply,
+    TreeRequest,
+    decode,
+    encode,
+    joined,
+)
+
+# Streams to and from peers at a time. Each holds up to 4 MiB; a peer that is turned away comes
+# back after a second, and its own rounds lose nothing.
+_STREAMS = 24
+_BUSY_SECONDS = 1.0
+
+_LAST_WORDS = 5.0  # for committing what a cut stream has brought; a commit takes some ms
+
+
+class Acquaintances(Protocol):
+    """What the node knows of those who speak to it."""
+
+    def heard(self, hello: Hello) -> None:
+        """A node spoke to us; maybe a peer, maybe a stranger."""
+
+    def hinted(self, hello: Hello) -> None:
+        """It says that it has more that is new."""
+
+    def is_peer(self, hello: Hello) -> bool:
+        """Whether it is a node that we call by ourselves."""
+
+    def pulled(self, hello: Hello) -> float | None:
+        """Seconds since we last levelled ourselves with it; None for never, or a stranger."""
+
+
+class Service:
+    """See transport.memory.Handler for the three verbs; raises InputError, Refused, StoreError."""
+
+    def __init__(
+        self, keeper: Keeper, limits: Limits, hello: Callable[[], Hello], known: Acquaintances
+    ) -> None:
+        """`hello` tells how we stand."""
+        self._keeper = keeper
+        self._limits = limits
+        self._hello = hello
+        self._known = known
+        self._snapshots = Snapshots()
+        self._streams = anyio.Semaphore(_STREAMS)
+
+    async def call(self, path: str, body: bytes) -> bytes:
+        """root, tree, offer."""
+        if path == "root":
+            return encode(self._root(decode(Hello, body)))
+        if path == "tree":
+            return encode(self._tree(decode(TreeRequest, body)))
+        if path == "offer":
+            return encode(self._offer(decode(Offer, body)))
+        raise InputError(f"no such request: {path!a}")
+
+    async def download(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
+        """batch, blob/DIGEST/START."""
+        kind, *rest = path.split("/")
+        if kind == "batch" and not rest:
+            request = decode(BatchRequest, body)
+            _check_set(request.set)
+            digests = split_digests(joined(request.digests))
+            chunks = frames_of(self._keeper, digests)
+        elif kind == "blob" and len(rest) == 2:
+            digest, start = parse_digest(rest[0]), _number(rest[1])
+            size = await self._keeper.store.size(digest)
+            if size is None:
+                raise Refused(f"blob {digest.hex()} is not here")
+            if start > size:
+                raise Refused(f"blob {digest.hex()} has {size} bytes, nothing is at {start}")
+            chunks = whole(self._keeper, digest, size, start)
+        else:
+            raise InputError(f"no such request: {path!a}")
+        with _Turn(self._streams):
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+
+    async def upload(self, path: str, chunks: AsyncIterator[bytes]) -> bytes:
+        """push/NODE, push/NODE/DIGEST/SIZE."""
+        kind, *rest = path.split("/")
+        if kind != "push" or len(rest) not in (1, 3):
+            raise InputError(f"no such request: {path!a}")
+        holder = _node(rest[0])
+        with _Turn(self._streams):
+            if len(rest) == 1:
+                return encode(await self._push(holder, chunks))
+            return encode(
+                await self._push_large(holder, parse_digest(rest[1]), _number(rest[2]), chunks)
+            )
+
+    # --- small questions -----------------------------------------------------------------------
+
+    def _root(self, asker: Hello) -> RootReply:
+        self._check(asker)
+        self._known.heard(asker)
+        tree = self._keeper.tree
+        hello = self._hello()
+        pulled = self._known.pulled(asker)
+        if tree is None or asker.root is None or asker.root == hello.root:
+            return RootReply(hello=hello, pulled=pulled)
+        self._snapshots.keep(tree, anyio.current_time())
+        (top,) = answer(tree, [Ask("")], SHORT_HASH)
+        return RootReply(hello=hello, pulled=pulled, top=top)
+
+    def _tree(self, request: TreeRequest) -> TreeReply:
+        _check_set(request.set)
+        present = self._keeper.known()
+        root = Digest(request.root)
+        tree = present if present.root == root else self._snapshots.find(root)
+        now = anyio.current_time()
+        if tree is None:
+            self._snapshots.keep(present, now)
+            return TreeReply(root=present.root, count=len(present), answers=[])
+        self._snapshots.keep(tree, now)
+        for ask in request.asks:
+            _check_ask(ask)
+        answers = answer(tree, request.asks, request.width)
+        return TreeReply(root=root, count=len(tree), answers=answers)
+
+    def _offer(self, offer: Offer) -> OfferReply:
+        self._check(offer.hello)
+        self._known.heard(offer.hello)
+        if offer.more:
+            self._known.hinted(offer.hello)
+        digests = split_digests(joined(offer.digests))
+        wants = self._keeper.claim(offer.hello.node, digests)
+        pulls = self._known.is_peer(offer.hello)
+        return OfferReply(hello=self._hello(), wants=b"".join(wants), pulls=pulls)
+
+    def _check(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise Refused(f"this node speaks protocol {PROTOCOL}, you {hello.protocol}")
+        _check_set(hello.set)
+        ours = self._hello()
+        if hello.node == ours.node and hello.instance != ours.instance:
+            raise Refused(
+                f"two nodes have the id {hello.node.hex()}: one data directory is a copy of the "
+                "other; delete node.json in one of them and restart that node"
+            )
+
+    # --- pushed blobs ----------------------------------------------------------------------------
+
+    async def _push(self, holder: bytes, chunks: AsyncIterator[bytes]) -> PushReply:
+        tally = Tally()
+        known = 0
+        intake = Intake(self._keeper, holder, self._limits.work, tally)
+        reader = FrameReader()
+        try:
+            async for chunk in chunks:
+                frames = reader.feed(chunk)
+                if any(frame.kind != Kind.BLOB for frame in frames):
+                    raise InputError("a push has BLOB frames and an end mark, nothing else")
+                known += len(frames)
+                kept = [f for f in frames if f.length <= self._limits.max_replica_bytes]
+                tally.failed += len(frames) - len(kept)
+                await intake.add(kept)
+            reader.finish()
+            await intake.flush()
+        except PeerError as error:
+            raise InputError(str(error)) from error
+        finally:
+            # What came whole is kept, also when the stream was cut or went wrong after it; but a
+            # store that is not ready does not hold up a stop.
+            with anyio.move_on_after(_LAST_WORDS, shield=True):
+                await intake.flush()
+        known -= tally.fetched + tally.failed
+        return PushReply(
+            hello=self._hello(), stored=tally.fetched, known=known, rejected=tally.failed
+        )
+
+    async def _push_large(
+        self, holder: bytes, digest: Digest, size: int, chunks: AsyncIterator[bytes]
+    ) -> PushReply:
+        limit = self._limits.max_replica_bytes
+        if size > limit:
+            raise Refused(f"blob {digest.hex()} has {size} bytes; max_replica_bytes is {limit}")
+        try:
+            fresh, _ = await take_large(self._keeper, holder, digest, chunks, size)
+        except Misbehaved as error:
+            raise InputError(str(error)) from error
+        finally:
+            self._keeper.release(holder, [digest])
+        return PushReply(hello=self._hello(), stored=int(fresh), known=int(not fresh))
+
+
+class _Turn:
+    """One of a limited number of places, or Refused at once."""
+
+    def __init__(self, places: anyio.Semaphore) -> None:
+        self._places = places
+
+    def __enter__(self) -> None:
+        try:
+            self._places.acquire_nowait()
+        except anyio.WouldBlock:
+            raise Refused("busy with other transfers; try again", _BUSY_SECONDS) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._places.release()
+
+
+def _check_set(number: int) -> None:
+    if number != 0:
+        raise Refused(f"this node has set 0 only, you ask for {number}")
+
+
+def _check_ask(ask: Ask) -> None:
+    if len(ask.prefix) > 63 or any(c not in "0123456789abcdef" for c in ask.prefix):
+        raise InputError(f"not a bucket: {ask.prefix[:80]!a}")
+    if ask.after is not None and len(ask.after) not in (0, 32):
+        raise InputError("a cursor is a digest or empty")
+
+
+def _node(text: str) -> bytes:
+    if len(text) != 32 or any(c not in "0123456789abcdef" for c in text):
+        raise InputError(f"not a node id: {text[:80]!a}")
+    return bytes.fromhex(text)
+
+
+def _number(text: str) -> int:
+    # isdigit() alone takes other scripts' digits; 18 digits stay below 2**63.
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise InputError(f"not a number of bytes: {text[:80]!a}")
+    return int(text)

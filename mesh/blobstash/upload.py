@@ -1,0 +1,102 @@
+"""`POST /api/blobstore/upload`: a multipart body whose parts are named by digest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+
+from mesh.core.digest import Digest, parse_digest
+from mesh.core.plan import LARGE_BLOB
+from mesh.errors import InputError
+from mesh.store.base import BlobStore, Incoming, Item
+
+# Parts of one upload: all of them are checked before the first is stored, and small ones wait in
+# memory for that.
+_PARTS = 1000
+_HELD_BYTES = 64 * 1024 * 1024
+
+
+class WrongName(InputError):
+    """A part's bytes are another blob than its name says."""
+
+
+class TooMuch(InputError):
+    """More parts, or larger ones, than one upload may have."""
+
+
+class Commit(Protocol):
+    """Stores items durably."""
+
+    async def __call__(self, items: list[Item]) -> object:
+        """All of them, or an error."""
+
+
+async def take(
+    store: BlobStore, chunks: AsyncIterator[bytes], boundary: bytes, limit: int, commit: Commit
+) -> None:
+    """Store every part, or none of them. `limit`: bytes a blob.
+
+    Raises WrongName, TooMuch, and InputError for what is no multipart body.
+    """
+    decoder = MultipartDecoder(boundary, max_parts=_PARTS)
+    async with AsyncExitStack() as stack:
+        parts = _Parts(store, stack, limit)
+        try:
+            async for chunk in chunks:
+                decoder.receive_data(chunk)
+                await parts.drain(decoder)
+            decoder.receive_data(None)
+            await parts.drain(decoder)
+        except ValueError as error:
+            raise InputError(f"not a multipart body: {error}") from error
+        if not parts.ended:
+            raise InputError("the multipart body was cut")
+        await commit(parts.items)
+
+
+class _Parts:
+    """The parts of one upload, as they arrive."""
+
+    def __init__(self, store: BlobStore, stack: AsyncExitStack, limit: int) -> None:
+        self.items: list[Item] = []
+        self.ended = False
+        self._store = store
+        self._stack = stack
+        self._limit = limit
+        self._held = 0
+        self._name: Digest | None = None
+        self._incoming: Incoming | None = None
+
+    async def drain(self, decoder: MultipartDecoder) -> None:
+        """All events that the decoder has now."""
+        while True:
+            event = decoder.next_event()
+            if isinstance(event, NeedData):
+                return
+            if isinstance(event, Epilogue):
+                self.ended = True
+                return
+            if isinstance(event, Field | File):
+                self._name = parse_digest(event.name or "")
+                self._incoming = await self._stack.enter_async_context(self._store.incoming())
+            elif isinstance(event, Data) and self._incoming is not None:
+                await self._data(self._incoming, event)
+
+    async def _data(self, incoming: Incoming, event: Data) -> None:
+        await incoming.write(bytes(event.data))
+        if incoming.size > self._limit:
+            raise TooMuch(f"a part of more than {self._limit} bytes (--max-blob)")
+        if incoming.size + self._held > _HELD_BYTES and incoming.size < LARGE_BLOB:
+            raise TooMuch(f"small parts of more than {_HELD_BYTES} bytes; use several uploads")
+        if event.more_data:
+            return
+        item = await incoming.finish()
+        if item.digest != self._name:
+            raise WrongName(f"a part's bytes are blob {item.digest.hex()}, not the one named")
+        if item.size < LARGE_BLOB:
+            self._held += item.size
+        self.items.append(item)
+        self._incoming = None

@@ -1,0 +1,290 @@
+"""The node: wires the actors, owns their nursery and the order of shutdown. Knows no HTTP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from random import Random
+
+import anyio
+import msgspec
+from anyio import create_task_group
+from anyio.abc import TaskGroup
+
+from mesh.actors.actor import supervise
+from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
+from mesh.actors.roster import Roster
+from mesh.actors.round import Limits
+from mesh.actors.scheduler import Scheduler
+from mesh.actors.service import Service
+from mesh.config import Address, Config
+from mesh.core.digest import Digest
+from mesh.core.tree import Tree
+from mesh.errors import InputError, one_line
+from mesh.store.base import BlobStore
+from mesh.store.offload import Offload
+from mesh.transport.base import Replica
+from mesh.wire.messages import Hello
+
+log = logging.getLogger("mesh")
+
+# `wait` looks again after a round that did not level a peer: soon at first, for a mesh that is
+# about to be level, then once a second, for one that is moving a terabyte.
+_WAIT_FIRST = 0.05
+_WAIT_CAP = 1.0
+
+
+def package_version() -> str:
+    """The version that is installed; "unknown" in a checkout that is not."""
+    try:
+        return version("blob-mesh")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a node is: the id of its data directory, the id of this run, and its name."""
+
+    node_id: bytes
+    instance: bytes
+    name: str
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/status`. `root` is null while the tree is being built."""
+
+    node_id: str
+    name: str
+    version: str
+    state: str
+    root: str | None
+    blobs: int
+    bytes: int
+    uptime_seconds: float
+    peers: list[PeerStatus]
+
+
+class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one peer stands in a `wait`; `level` is final."""
+
+    peer: str
+    level: bool
+    missing_here: int | None = None
+    missing_there: int | None = None
+    error: str | None = None
+
+
+class Node:
+    """One node. `run` it in a task group; everything else may be called while it runs."""
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        store: BlobStore,
+        connect: Callable[[Address, Callable[[], Tree]], Replica],
+        work: Offload,
+        random: Random,
+    ) -> None:
+        """`connect` makes the way to a peer, given our tree; `work` runs hashing.
+
+        `random` decides all jitter.
+        """
+        self.config = config
+        self.identity = identity
+        self.store = store
+        self.work = work
+        self._random = random
+        self._state = "opening"
+        self._began: float | None = None
+        self.keeper = Keeper(store, self._announce)
+        self._scheduler = Scheduler(config.interval_seconds, random)
+        self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
+        limits = Limits(work, config.max_replica_bytes)
+        host = Host(
+            keeper=self.keeper,
+            limits=limits,
+            scheduler=self._scheduler,
+            roster=self._roster,
+            hello=self.hello,
+            interval=config.interval_seconds,
+            released=self._ask_others,
+        )
+        self._replicas = [
+            (address, connect(address, self.keeper.known))
+            for address in _distinct(config.addresses())
+        ]
+        self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
+        self.service = Service(self.keeper, limits, self.hello, self)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Open the store and run the actors until cancelled.
+
+        Raises StoreError when the store cannot be opened. On the way out the commit under way is
+        finished, then the store is closed: what was acknowledged is durable in any case.
+        """
+        self._began = anyio.current_time()
+        try:
+            note = await self.store.open()
+            log.info("store: %s", note)
+            self._state = "building"
+            async with create_task_group() as group:
+                self._start(group)
+                await self.keeper.built()
+                self._state = "ready"
+                log.info("ready: root %s", self.keeper.known().root.hex())
+        finally:
+            self.keeper.close()
+            for peer in self.peers:
+                peer.close()
+            with anyio.CancelScope(shield=True):
+                for _, replica in self._replicas:
+                    await replica.close()
+                await self.store.close()
+
+    def _start(self, group: TaskGroup) -> None:
+        actors = {"keeper": self.keeper.run, "scheduler": self._scheduler.run}
+        for peer in self.peers:
+            actors[f"peer {peer.address.place}"] = peer.run
+            actors[f"announcer {peer.address.place}"] = peer.announcer.run
+            self._scheduler.add(peer)
+        for name, run in actors.items():
+            group.start_soon(supervise, name, run, self._random, name=name)
+
+    # --- what clients ask ------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """How the node and its peers stand; answers from the first moment."""
+        tree = self.keeper.tree
+        root = tree.root if tree is not None else None
+        totals = self.store.totals
+        now = anyio.current_time()
+        return Status(
+            node_id=self.identity.node_id.hex(),
+            name=self.identity.name,
+            version=package_version(),
+            state=self._state,
+            root=root.hex() if root is not None else None,
+            blobs=totals.blobs,
+            bytes=totals.bytes,
+            uptime_seconds=now - self._began if self._began is not None else 0.0,
+            peers=[peer.status(root) for peer in self.peers],
+        )
+
+    def find_peer(self, name: str) -> Peer:
+        """The peer called `name`, by name, address or URL; InputError when there is none."""
+        for peer in self.peers:
+            if name in (peer.name, peer.address.place, peer.address.url):
+                return peer
+        known = ", ".join(peer.name for peer in self.peers) or "none"
+        raise InputError(f"no peer is called {name[:80]!a}; there are: {known}")
+
+    async def wait(self, timeout: float | None) -> list[WaitReport]:
+        """Rounds with every peer until each is level, or `timeout` seconds are over.
+
+        Level: all that was here when the call began is there, and all that was there when it was
+        first asked is here, as proven by rounds that began after the call.
+        """
+        reports = {
+            peer: WaitReport(peer=peer.name, level=False, error="no answer yet")
+            for peer in self.peers
+        }
+        with anyio.move_on_after(timeout):
+            baseline = await self.keeper.built()
+            async with create_task_group() as group:
+                for peer in self.peers:
+                    group.start_soon(_level, peer, baseline, reports)
+        return list(reports.values())
+
+    # --- what peers tell (actors.service.Acquaintances) ------------------------------------------
+
+    def hello(self) -> Hello:
+        """Who we are and how we stand."""
+        tree = self.keeper.tree
+        return Hello(
+            node=self.identity.node_id,
+            instance=self.identity.instance,
+            name=self.identity.name,
+            root=tree.root if tree is not None else None,
+            count=len(tree) if tree is not None else self.store.totals.blobs,
+        )
+
+    def heard(self, hello: Hello) -> None:
+        """A node spoke to us. One that we never met may be any of those we cannot reach."""
+        if self._roster.is_us(hello):
+            return
+        for peer in self.peers:
+            if peer.node == hello.node:
+                peer.heard(hello)
+            if peer.node in (hello.node, None):
+                self._scheduler.contacted(peer)
+
+    def hinted(self, hello: Hello) -> None:
+        """A node has more than it announced."""
+        peer = self._roster.find(hello.node)
+        if peer is not None:
+            self._scheduler.hint(peer)
+
+    def is_peer(self, hello: Hello) -> bool:
+        """Whether we call that node by ourselves, and may fetch from it."""
+        peer = self._roster.find(hello.node)
+        return peer is not None and peer.address.pulls
+
+    def pulled(self, hello: Hello) -> float | None:
+        """Seconds since we last levelled ourselves with that node."""
+        peer = self._roster.find(hello.node)
+        return peer.pulled_seconds_ago if peer is not None else None
+
+    def _ask_others(self, failed: Peer) -> bool:
+        """One peer did not bring what it had claimed: the others, if any, are asked soon."""
+        others = [peer for peer in self.peers if peer is not failed and peer.counts]
+        for peer in others:
+            self._scheduler.hint(peer)
+        return bool(others)
+
+    def _announce(self, digests: Sequence[Digest], source: Holder) -> None:
+        for peer in self.peers:
+            if peer.announced_to:
+                peer.announcer.note(digests, source, peer.node)
+
+
+async def _level(peer: Peer, baseline: Tree, reports: dict[Peer, WaitReport]) -> None:
+    """Rounds with one peer until it is level with `baseline`, and we with it."""
+    pause = _WAIT_FIRST
+    here = there = False
+    while True:
+        stats = await peer.sync(baseline=baseline)
+        if stats.error is None and stats.proven:
+            here = here or stats.missing_here == 0
+            there = there or stats.baseline_there == 0
+        level = (here and there) or not peer.counts
+        reports[peer] = _report(stats, level=level)
+        if level:
+            return
+        await anyio.sleep(pause)
+        pause = min(_WAIT_CAP, pause * 2)
+
+
+def _report(stats: RoundStats, *, level: bool) -> WaitReport:
+    known = stats.proven
+    return WaitReport(
+        peer=stats.peer,
+        level=level,
+        missing_here=stats.missing_here if known else None,
+        missing_there=stats.baseline_there if known else None,
+        error=one_line(Exception(stats.error)) if stats.error else None,
+    )
+
+
+def _distinct(addresses: Sequence[Address]) -> list[Address]:
+    """The peers, each URL once."""
+    found: dict[str, Address] = {}
+    for address in addresses:
+        if address.url in found:
+            log.warning("peer %s is listed twice; once is enough", address.place)
+        found.setdefault(address.url, address)
+    return list(found.values())

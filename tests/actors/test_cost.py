@@ -1,0 +1,155 @@
+"""What replication costs, pinned: requests and payload bytes on the network in memory.
+
+A number that changes here is a change of what users pay; one that grows needs a reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import deepcopy
+from functools import cache
+
+import pytest
+from trio.testing import MockClock
+
+from mesh.actors.peer import RoundStats
+from mesh.core.digest import digest_of
+from mesh.store.base import Blob
+from mesh.store.memory import MemoryStore
+from tests.actors.world import HOUR, Member, Slow, Tap, World, a_world, blobs, filled, large
+
+pytestmark = pytest.mark.trio
+
+MANY = 100_000
+
+
+@cache
+def _items(count: int) -> list[Blob]:
+    return [Blob(digest_of(data), data) for data in blobs(0, count)]
+
+
+_stores: dict[int, MemoryStore] = {}
+
+
+async def holding(count: int) -> MemoryStore:
+    """A store of `count` blobs."""
+    if count not in _stores:
+        _stores[count] = store = MemoryStore()
+        await store.commit(_items(count))
+    return deepcopy(_stores[count])
+
+
+async def one_round(
+    world: World, here: MemoryStore, there: MemoryStore
+) -> tuple[Member, RoundStats]:
+    """The first round of a node with its only peer, which does not list it."""
+    await world.start("b", interval=HOUR, store=there)
+    a = await world.start("a", ["b"], interval=HOUR, store=here)
+    stats = await a.node.peers[0].sync()
+    assert stats.proven
+    return a, stats
+
+
+def kinds(member: Member) -> Counter[str]:
+    """The requests to b by their kind."""
+    return Counter(path.partition("/")[0] for path in member.traffic("b").requests)
+
+
+@pytest.mark.parametrize(
+    ("count", "up", "down"), [(0, 111, 131), (1000, 113, 133), (MANY, 115, 135)]
+)
+async def test_equal_stores_cost_one_small_request(
+    autojump_clock: MockClock, count: int, up: int, down: int
+) -> None:
+    async with a_world() as world:
+        a, _ = await one_round(world, await holding(count), await holding(count))
+        traffic = a.traffic("b")
+        assert kinds(a) == {"root": 1}
+        assert (traffic.up, traffic.down) == (up, down)
+        assert max(up, down) <= 300
+
+
+async def test_one_blob_that_only_the_peer_has_costs_a_short_descent(
+    autojump_clock: MockClock,
+) -> None:
+    here, there = await holding(MANY), await holding(MANY)
+    await filled(b"one more", store=there)
+    async with a_world() as world:
+        a, stats = await one_round(world, here, there)
+        assert stats.fetched == 1
+        assert kinds(a) == {"root": 1, "tree": 4, "batch": 1}
+        assert (a.traffic("b").up, a.traffic("b").down) == (417, 1184)
+
+
+async def test_one_blob_that_only_we_have_costs_a_short_descent(autojump_clock: MockClock) -> None:
+    here, there = await holding(MANY), await holding(MANY)
+    await filled(b"one more", store=here)
+    async with a_world() as world:
+        a, stats = await one_round(world, here, there)
+        assert stats.sent == 1
+        assert kinds(a) == {"root": 1, "tree": 4, "offer": 1, "push": 1}
+        assert (a.traffic("b").up, a.traffic("b").down) == (629, 1378)
+
+
+async def test_filling_an_empty_node_costs_a_batch_for_each_thousand_blobs(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a, stats = await one_round(world, MemoryStore(), await holding(20_000))
+        assert stats.fetched == 20_000
+        assert kinds(a) == {"root": 1, "tree": 3, "batch": 20}
+        payload = stats.fetched_bytes
+        # 32 bytes a blob to learn of it, 32 to ask for it, 41 to frame it.
+        assert (a.traffic("b").up, a.traffic("b").down - payload) == (640_701, 1_461_336)
+
+
+async def test_filling_an_empty_peer_costs_an_offer_and_a_push_for_each_thousand_blobs(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a, stats = await one_round(world, await holding(20_000), MemoryStore())
+        assert stats.sent == 20_000
+        assert kinds(a) == {"root": 1, "offer": 20, "push": 20}
+        payload = stats.sent_bytes
+        assert (a.traffic("b").up - payload, a.traffic("b").down) == (1_463_673, 645_793)
+
+
+async def test_with_two_sources_each_blob_is_fetched_once(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        await world.start("a", interval=HOUR, store=await holding(20_000))
+        await world.start("b", interval=HOUR, store=await holding(20_000))
+        taps = {"a": Tap, "b": Tap}
+        c = await world.start("c", ["a", "b"], interval=HOUR, wires=taps)
+        reports = await c.node.wait(60.0)
+        assert all(report.level for report in reports)
+        came = c.wire("a").came + c.wire("b").came
+        assert set(came) == {item.digest for item in _items(20_000)}
+        assert set(came.values()) == {1}
+
+
+async def test_a_batch_that_takes_longer_than_a_lease_is_not_fetched_twice(
+    autojump_clock: MockClock,
+) -> None:
+    some = blobs(0, 256, 16 * 1024)
+    slow = {name: lambda wire: Slow(Tap(wire), 50_000) for name in "ab"}
+    async with a_world() as world:
+        await world.start("a", store=await filled(*some))
+        await world.start("b", store=await filled(*some))
+        c = await world.start("c", ["a", "b"], wires=slow)
+        await world.level(600.0)
+        came = c.wire("a").inner.came + c.wire("b").inner.came
+        assert sum(came.values()) == len(some)
+
+
+async def test_large_blobs_that_wait_for_their_turn_are_not_fetched_twice(
+    autojump_clock: MockClock,
+) -> None:
+    some = [large(number) for number in range(8)]
+    slow = {name: lambda wire: Slow(Tap(wire), 500_000) for name in "ab"}
+    async with a_world() as world:
+        await world.start("a", store=await filled(*some))
+        await world.start("b", store=await filled(*some))
+        c = await world.start("c", ["a", "b"], wires=slow)
+        await world.level(600.0)
+        came = c.wire("a").inner.came + c.wire("b").inner.came
+        assert sum(came.values()) == len(some)
