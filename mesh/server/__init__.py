@@ -1,0 +1,1 @@
+"""HTTP: the Quart application, and Hypercorn serving it inside the node's own task group."""

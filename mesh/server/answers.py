@@ -1,0 +1,30 @@
+"""Answers in JSON, errors included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from quart import Response
+
+from mesh.errors import InputError
+
+
+def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    """An error as JSON."""
+    return json(status, {"error": text}, headers)
+
+
+def json(status: int, value: Any, headers: dict[str, str] | None = None) -> Response:
+    """Any msgspec-encodable value as a JSON answer."""
+    body = msgspec.json.encode(value) + b"\n"
+    return Response(body, status, headers, content_type="application/json")
+
+
+def page_limit(text: str, default: int, most: int) -> int:
+    """How many rows a page of a listing has; InputError unless `text` is "" or 1 to `most`."""
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > 9 or not 1 <= int(text) <= most:
+        raise InputError(f"limit is {text[:20]!a}; expected 1 to {most}")
+    return int(text)

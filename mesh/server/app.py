@@ -1,0 +1,69 @@
+"""The application: a Quart or QuartTrio app around a node, guarded and with flow control."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from quart import Quart, Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from mesh.config import read_keys
+from mesh.errors import Full, InputError, MeshError, PeerError, Refused, StoreError, one_line
+from mesh.node import Node
+from mesh.server import admin, blobs, blobstash, peers
+from mesh.server.answers import problem
+from mesh.server.auth import guard
+from mesh.server.flow import Receive, Scope, Send, with_flow
+
+log = logging.getLogger("mesh")
+
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def create_app(node: Node, backend: str, connect: blobstash.Connect) -> Asgi:
+    """The ASGI application of `node`; `backend` is asyncio or trio, as the loop that runs it.
+
+    `connect` makes the way to a BlobStash server.
+    """
+    app: Quart = QuartTrio("mesh") if backend == "trio" else Quart("mesh")
+    # Bodies are counted and timed where they are read, and answers may take as long as they make
+    # progress: Quart's own limits are 16 MiB and 60 s, and would end large blobs.
+    app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
+    for room in (blobs, peers, admin):
+        room.add_routes(app, node)
+    if node.config.blobstash:
+        blobstash.add_routes(app, node, connect)
+    key_file = node.config.key_file
+    keys = read_keys(key_file) if key_file is not None else []
+    app.before_request(guard(node.config.endpoint()[0], keys))
+    app.register_error_handler(MeshError, _failed)
+    app.register_error_handler(HTTPException, _declined)
+    return with_flow(app)
+
+
+async def _failed(error: MeshError) -> Response:
+    """The one table from errors to statuses."""
+    text = one_line(error)
+    if isinstance(error, InputError):
+        return problem(400, text)
+    if isinstance(error, Refused):
+        wish = error.retry_after
+        if wish is not None:
+            return problem(429, text, {"Retry-After": str(max(1, round(wish)))})
+        return problem(409, text)
+    if isinstance(error, PeerError):
+        return problem(408, text)  # whoever sends a body that stops, or is not what it should be
+    if isinstance(error, Full):
+        return problem(507, text)
+    if isinstance(error, StoreError):
+        return problem(503, text)
+    return problem(500, text)
+
+
+async def _declined(error: HTTPException) -> Response:
+    """Werkzeug's own errors (404, 405, …) in the same form."""
+    if (error.code or 500) >= 500:
+        log.error("%s %s: %s", request.method, request.path, one_line(error))
+    return problem(error.code or 500, error.name)

@@ -1,0 +1,98 @@
+"""Who may ask: keys, compared in constant time, and what a browser must not be made to do."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+
+from quart import Response, request
+
+from mesh.config import Secret, is_loopback
+from mesh.server.answers import problem
+
+_BLOBSTASH = "/api/"
+
+
+def guard(listen: str, keys: Sequence[Secret]) -> Callable[[], Awaitable[Response | None]]:
+    """A hook that lets a request pass (None) or answers in its place."""
+    local = is_loopback(listen)
+
+    async def check() -> Response | None:
+        if keys:
+            if not _known(keys):
+                return _unauthorized()
+        elif local and (refusal := _browser()):
+            return refusal
+        if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
+            # Two lengths are how requests are smuggled past proxies (RFC 9112, 6.3).
+            return problem(400, "a body has a Content-Length or a Transfer-Encoding, not both")
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            return problem(415, "send bodies as they are, without Content-Encoding")
+        return None
+
+    return check
+
+
+def _known(keys: Sequence[Secret]) -> bool:
+    """Whether the request shows one of the keys; every key is looked at, whichever it is."""
+    shown = _shown(request.headers.get("Authorization", ""))
+    good = False
+    for key in keys:
+        good |= hmac.compare_digest(shown, key.reveal())
+    return good
+
+
+def _shown(header: str) -> bytes:
+    """The key in a header: Bearer for mesh's own paths, Basic with an empty user for BlobStash's.
+
+    b"" for anything else, which no key is.
+    """
+    scheme, _, value = header.partition(" ")
+    if not request.path.startswith(_BLOBSTASH):
+        return value.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        user, _, password = base64.b64decode(value.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return b""
+    return password if not user else b""
+
+
+def _unauthorized() -> Response:
+    if request.path.startswith(_BLOBSTASH):
+        # Exactly what a BlobStash server says.
+        body = b'{"error":"Unauthorized"}'
+        headers = {"WWW-Authenticate": 'Basic realm="BlobStash"'}
+        return Response(body, 401, headers, content_type="application/json")
+    text = "this node wants a key that it knows (clients: --key-file; nodes: --peer-key-file)"
+    return problem(401, text, {"WWW-Authenticate": 'Bearer realm="mesh"'})
+
+
+def _browser() -> Response | None:
+    """Refuse what a web page makes a browser send: docs/protocol.md, "Browsers".
+
+    A page from anywhere can reach a port on loopback, by its address or by a name that resolves
+    to it, so a foreign Origin may change nothing, and a Host that is a name is not ours.
+    """
+    name = _host_name(request.headers.get("Host", ""))
+    if name and not is_loopback(name):
+        return problem(403, f"this node is not called {name[:80]!a}; use its address")
+    # BlobStash's trigger changes something by GET.
+    if request.method in ("GET", "HEAD") and request.path != "/api/sync/_trigger":
+        return None
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    origin = request.headers.get("Origin")
+    own = f"{request.scheme}://{request.headers.get('Host', '')}"
+    if site not in ("none", "same-origin") or (origin is not None and origin != own):
+        return problem(403, "a page of another origin may not change anything here")
+    return None
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]

@@ -1,0 +1,75 @@
+"""/mesh/v1/: what nodes ask of each other. The answers are the Service's; this carries them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from quart import Quart, Response, request
+
+from mesh.errors import InputError
+from mesh.node import Node
+from mesh.transport.pace import Paced
+from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
+
+
+def add_routes(app: Quart, node: Node) -> None:
+    """POST /mesh/v1/PATH, by the verb that the first part of PATH takes."""
+    handlers = _Peers(node)
+    for verb, handler in (
+        ("root", handlers.call),
+        ("tree", handlers.call),
+        ("offer", handlers.call),
+        ("batch", handlers.download),
+        ("blob", handlers.download),
+        ("push", handlers.upload),
+    ):
+        options = {"methods": ["POST"], "defaults": {"rest": ""}}
+        app.add_url_rule(f"/mesh/v1/<any({verb}):verb>", f"mesh_{verb}", handler, **options)  # type: ignore[arg-type]
+        app.add_url_rule(
+            f"/mesh/v1/<any({verb}):verb>/<path:rest>", f"mesh_{verb}_of", handler, methods=["POST"]
+        )
+
+
+class _Peers:
+    def __init__(self, node: Node) -> None:
+        self._service = node.service
+
+    async def call(self, verb: str, rest: str) -> Response:
+        answer = await self._service.call(_path(verb, rest), await _small_body())
+        return Response(answer, content_type=CONTENT_TYPE)
+
+    async def download(self, verb: str, rest: str) -> Response:
+        chunks = self._service.download(_path(verb, rest), await _small_body())
+        # Up to the first piece, an error can still be an answer of its own.
+        first = await anext(chunks, b"")
+        return Response(_resumed(first, chunks), content_type=FRAMES_TYPE)
+
+    async def upload(self, verb: str, rest: str) -> Response:
+        chunks = Paced(request.body, "a push")
+        answer = await self._service.upload(_path(verb, rest), chunks)
+        return Response(answer, content_type=CONTENT_TYPE)
+
+
+def _path(verb: str, rest: str) -> str:
+    return f"{verb}/{rest}" if rest else verb
+
+
+async def _resumed(
+    first: bytes, chunks: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+
+async def _small_body() -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in Paced(request.body, "a message"):
+        size += len(chunk)
+        if size > MAX_MESSAGE:
+            raise InputError(f"a message of more than {MAX_MESSAGE} bytes")
+        pieces.append(chunk)
+    return b"".join(pieces)

@@ -1,0 +1,86 @@
+"""Hypercorn inside the node's own task group: the one place that knows which loop runs.
+
+The socket is bound before anything starts, so that an occupied port is known at once and port 0
+becomes a number; the shutdown is an event of ours, not Hypercorn's signal handlers.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+
+import anyio
+from hypercorn.config import Config as HypercornConfig
+
+from mesh.config import join_host
+from mesh.errors import ConfigError
+from mesh.server.app import Asgi
+
+# Idle connections stay longer than our own clients keep them (5 s), so that none is closed under
+# a request; but not by much, since Hypercorn holds on for so long to one that its client closed.
+_KEEP_ALIVE = 10.0
+
+# A client that takes no byte for so long is cut by the kernel: a response to somebody who does
+# not read would otherwise stay for ever, since Hypercorn has no write timeout.
+_STUCK_MILLISECONDS = 60_000
+
+_BACKLOG = 512
+_HEADERS_BYTES = 32 * 1024  # request line and headers: ours have some hundred bytes
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; ConfigError in one line when that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {join_host(host, port)}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Accepted connections inherit it.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STUCK_MILLISECONDS)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        why = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            why = "the port is in use; stop what listens there or choose another with --listen"
+        raise ConfigError(f"cannot listen on {join_host(host, port)}: {why}") from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients reach a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{join_host(host, port)}"
+
+
+async def serve(
+    app: Asgi, listener: socket.socket, backend: str, stop: anyio.Event, grace: float
+) -> None:
+    """Serve until `stop` is set, then let requests under way end for up to `grace` seconds."""
+    config = HypercornConfig()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.keep_alive_timeout = _KEEP_ALIVE
+    config.graceful_timeout = grace
+    config.shutdown_timeout = grace
+    config.backlog = _BACKLOG
+    config.h11_max_incomplete_size = _HEADERS_BYTES
+    config.accesslog = None
+    config.errorlog = logging.getLogger("mesh.http")
+    config.include_server_header = False
+    config.websocket_max_message_size = 65536  # nothing here speaks it; its default is 16 GiB
+    if backend == "trio":
+        from hypercorn.trio import serve as serve_trio
+
+        await serve_trio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+    else:
+        from hypercorn.asyncio import serve as serve_asyncio
+
+        await serve_asyncio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
