@@ -1,0 +1,1 @@
+"""The command line, which is also where everything is put together."""

@@ -1,0 +1,177 @@
+"""`mesh get`: one blob, or a directory from its manifest. Every byte is checked on the way."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from mesh.cli.restore import CannotRestore, Restorer
+from mesh.config import Address
+from mesh.core.digest import Digest, new_hasher
+from mesh.core.manifest import MAX_BYTES, File, decode
+from mesh.core.plan import LARGE_BLOB
+from mesh.errors import Corrupt, InputError, MeshError, one_line
+from mesh.transport.client import NodeClient, node_client
+from mesh.wire.frames import Frame, Kind
+
+# Files of one batch request while restoring, by the sizes that the manifest names.
+_GROUP_FILES = 1000
+_GROUP_BYTES = 16 * 1024 * 1024
+
+
+async def get(node: Address, digest: Digest, output: Path | None) -> None:
+    """Write a blob to standard output or, once it is whole and right, to a file."""
+    async with node_client(node) as client:
+        if output is None:
+            await _copy(client, digest, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+            return
+        try:
+            with tempfile.NamedTemporaryFile(
+                dir=output.parent, prefix=f".{output.name}.", delete=False
+            ) as file:
+                await _into(client, digest, file, output)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {error.strerror}") from error
+
+
+async def _into(client: NodeClient, digest: Digest, file: IO[bytes], output: Path) -> None:
+    """Write a blob to a temporary file and give it its name; no trace of one that failed."""
+    try:
+        await _copy(client, digest, file)
+        file.flush()
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(file.fileno(), 0o666 & ~umask)
+        os.replace(file.name, output)
+    except BaseException:
+        os.unlink(file.name)
+        raise
+
+
+async def _copy(client: NodeClient, digest: Digest, out: IO[bytes]) -> None:
+    async with client.get(digest) as chunks:
+        async for chunk in _checked(digest, chunks):
+            out.write(chunk)
+
+
+async def _checked(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks; Corrupt at their end when they were not the blob."""
+    hasher = new_hasher()
+    async for chunk in chunks:
+        hasher.update(chunk)
+        yield chunk
+    if hasher.digest() != digest:
+        raise Corrupt(f"what came as blob {digest.hex()} is {hasher.hexdigest()}")
+
+
+async def get_tree(node: Address, digest: Digest, directory: Path, *, force: bool) -> bool:
+    """Restore a directory; whether everything could be. Failures are named on stderr."""
+    async with node_client(node) as client:
+        manifest = decode(await _manifest(client, digest))
+        with Restorer(directory, manifest, force=force) as restorer:
+            restorer.directories()
+            restore = _Restore(client, restorer)
+            for group in _groups(restore.needed(manifest.files())):
+                await restore.fetch(group)
+            restorer.finish()
+            return not restore.failed
+
+
+async def _manifest(client: NodeClient, digest: Digest) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async with client.get(digest) as chunks:
+        async for chunk in _checked(digest, chunks):
+            size += len(chunk)
+            if size > MAX_BYTES:
+                raise InputError(f"blob {digest.hex()} is no tree manifest: it is too long")
+            pieces.append(chunk)
+    return b"".join(pieces)
+
+
+class _Restore:
+    """The files of a manifest, as they are fetched."""
+
+    def __init__(self, client: NodeClient, restorer: Restorer) -> None:
+        self._client = client
+        self._restorer = restorer
+        self.failed = False
+
+    def needed(self, files: Iterable[File]) -> Iterator[File]:
+        """Those that are not there already."""
+        for file in files:
+            try:
+                if not self._restorer.has(file):
+                    yield file
+            except CannotRestore as error:
+                self._complain(error)
+
+    async def fetch(self, files: list[File]) -> None:
+        """One group: a single large file, or many small ones."""
+        try:
+            if files[0].size >= LARGE_BLOB:
+                await self._large(files[0])
+            else:
+                await self._small(files)
+        except (CannotRestore, Corrupt) as error:
+            self._complain(error)
+
+    async def _large(self, file: File) -> None:
+        with self._restorer.file(file) as out:
+            async with self._client.get(file.digest) as chunks:
+                async for chunk in chunks:
+                    out.write(chunk)
+
+    async def _small(self, files: list[File]) -> None:
+        wanted: dict[Digest, list[File]] = {}
+        for file in files:
+            wanted.setdefault(file.digest, []).append(file)
+        left = list(wanted)
+        while left:
+            again: list[Digest] = []
+            async with self._client.batch(left) as groups:
+                async for frames in groups:
+                    for frame in frames:
+                        if frame.kind == Kind.LATER:
+                            again.append(frame.digest)
+                        else:
+                            self._write(frame, wanted.pop(frame.digest, []))
+            left = again
+
+    def _write(self, frame: Frame, files: list[File]) -> None:
+        for file in files:
+            try:
+                if frame.kind != Kind.BLOB:
+                    raise Corrupt(
+                        f"{os.fsdecode(file.path)}: blob {file.digest.hex()} is not on this node "
+                        f"as the manifest has it ({frame.kind.name.lower()})"
+                    )
+                with self._restorer.file(file) as out:
+                    out.write(frame.data)
+            except (CannotRestore, Corrupt) as error:
+                self._complain(error)
+
+    def _complain(self, error: MeshError) -> None:
+        self.failed = True
+        print(f"mesh: {one_line(error)}", file=sys.stderr)
+
+
+def _groups(files: Iterable[File]) -> Iterator[list[File]]:
+    group: list[File] = []
+    size = 0
+    for file in files:
+        if file.size >= LARGE_BLOB:
+            yield [file]
+            continue
+        group.append(file)
+        size += file.size
+        if len(group) >= _GROUP_FILES or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

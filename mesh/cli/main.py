@@ -1,0 +1,287 @@
+"""The commands, and how their errors end: one line on stderr, 1 or 2 as the exit code.
+
+Each command imports what it is made of when it is called: a client command need not load a web
+server, and starts in half the time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+
+from mesh.config import (
+    DEFAULT_PORT,
+    Address,
+    flag_peers,
+    load,
+    parse_peer,
+    parse_size,
+    read_keys,
+)
+from mesh.core.digest import parse_digest, parse_prefix
+from mesh.errors import ConfigError, InputError, MeshError, one_line
+from mesh.node import package_version
+
+app = typer.Typer(
+    help="Keep immutable, content-addressed blobs identical on many nodes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("run")
+def run_command(
+    listen: Annotated[
+        str | None, typer.Option(help="host:port, port 0 for any free one; default 127.0.0.1:7280")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="directory for the blobs; default ./data")
+    ] = None,
+    peers: Annotated[
+        list[str] | None, typer.Option(help="a,b,c: host, host:port, URL, name=URL")
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="seconds between rounds; default 30")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="what peers call this node; default from its id")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="asyncio (default) or trio")] = None,
+    max_blob: Annotated[
+        str | None, typer.Option(help="largest blob that clients may put; default 1GiB")
+    ] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="allow listening beyond loopback")
+    ] = None,
+    key_file: Annotated[str | None, typer.Option(help="keys to be shown here, one a line")] = None,
+    peer_key_file: Annotated[str | None, typer.Option(help="the key that peers want")] = None,
+    blobstash: Annotated[
+        bool | None, typer.Option("--blobstash/--no-blobstash", help="answer BlobStash's requests")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="a TOML file")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
+) -> None:
+    """Run a node in the foreground, until Ctrl-C or SIGTERM."""
+    flags = {
+        "listen": listen,
+        "data": data,
+        "peers": flag_peers(peers),
+        "interval_seconds": interval,
+        "name": name,
+        "backend": backend,
+        "max_blob_bytes": parse_size(max_blob) if max_blob is not None else None,
+        "insecure": insecure,
+        "key_file": key_file,
+        "peer_key_file": peer_key_file,
+        "blobstash": blobstash,
+    }
+    from mesh.cli import run
+
+    run.start_logging(log_level)
+    run.hide_keys(sys.argv)
+    run.run_node(load(config, os.environ, flags), lambda line: print(line, flush=True))
+
+
+NodeOption = Annotated[
+    str, typer.Option("--node", envvar="MESH_NODE", help="the node to talk to", show_default=True)
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key-file", envvar="MESH_KEY_FILE", help="with the node's key"),
+]
+_NODE = f"http://127.0.0.1:{DEFAULT_PORT}"
+
+
+@app.command("put")
+def put_command(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="files, directories, - for stdin")
+    ] = None,
+    tree: Annotated[Path | None, typer.Option(help="a directory, with a manifest of it")] = None,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Store files; prints "DIGEST  PATH" for each, durable when printed."""
+    from mesh.cli import put
+
+    if not paths and tree is None:
+        raise typer.BadParameter("nothing to put: name files or directories, or --tree DIR")
+    _ended(anyio.run(put.put, _node(node, key_file), paths or [], tree))
+
+
+@app.command("get")
+def get_command(
+    digest: Annotated[str, typer.Argument(help="64 hex digits")],
+    directory: Annotated[Path | None, typer.Argument(help="with --tree: where to restore")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="a file")] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="DIGEST is a manifest: restore it")] = False,
+    force: Annotated[bool, typer.Option("--force", help="with --tree: replace files")] = False,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Fetch a blob to standard output or a file, or restore a directory."""
+    from mesh.cli import get
+
+    name = parse_digest(digest)
+    if tree:
+        if directory is None or output is not None:
+            raise typer.BadParameter("get --tree takes a digest and a directory")
+        _ended(
+            anyio.run(partial(get.get_tree, _node(node, key_file), name, directory, force=force))
+        )
+        return
+    if directory is not None or force:
+        raise typer.BadParameter("a directory and --force go with --tree")
+    anyio.run(get.get, _node(node, key_file), name, output)
+
+
+@app.command("ls")
+def ls_command(
+    prefix: Annotated[str, typer.Option(help="hex digits that digests begin with")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line")] = False,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """List blobs and their sizes."""
+    from mesh.cli import admin
+
+    anyio.run(partial(admin.ls, _node(node, key_file), parse_prefix(prefix), as_json=as_json))
+
+
+@app.command("status")
+def status_command(
+    as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/status says")] = False,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Show how a node and its peers stand."""
+    from mesh.cli import admin
+
+    anyio.run(partial(admin.status, _node(node, key_file), as_json=as_json))
+
+
+@app.command("sync")
+def sync_command(
+    peers: Annotated[
+        list[str] | None, typer.Argument(help="names or addresses; default all")
+    ] = None,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Run a round with peers now, both ways; exit 1 if one of them failed."""
+    from mesh.cli import admin
+
+    _ended(anyio.run(admin.sync, _node(node, key_file), peers or []))
+
+
+@app.command("wait")
+def wait_command(
+    timeout: Annotated[float | None, typer.Option(min=0, help="seconds; default for ever")] = None,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Wait until all that is here is on every peer, and all of theirs is here."""
+    from mesh.cli import admin
+
+    _ended(anyio.run(admin.wait, _node(node, key_file), timeout))
+
+
+blobstash_app = typer.Typer(help="Talk to BlobStash servers.", no_args_is_help=True)
+app.add_typer(blobstash_app, name="blobstash")
+
+
+@blobstash_app.command("sync")
+def blobstash_sync_command(
+    url: Annotated[str, typer.Argument(help="blobstash+http://host:8050")],
+    key_file: Annotated[str | None, typer.Option(help="with the server's key")] = None,
+    one_way: Annotated[
+        bool, typer.Option("--one-way", help="take everything, give nothing")
+    ] = False,
+    data: Annotated[Path, typer.Option(help="data directory; no node may be running on it")] = Path(
+        "data"
+    ),
+    node: Annotated[str | None, typer.Option(help="sync a running node's blobs instead")] = None,
+    node_key_file: Annotated[str | None, typer.Option(help="with that node's key")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="as JSON, in the form of BlobStash's own sync")
+    ] = False,
+) -> None:
+    """Sync once with a BlobStash server, without a running node."""
+    from mesh.cli import blobstash, run
+
+    run.start_logging("warning")
+    run.hide_keys(sys.argv)
+    server = blobstash.server(url, key_file)
+    if node is not None:
+        local = _node(node, node_key_file)
+        stats = anyio.run(partial(blobstash.sync_node, server, local, one_way=one_way))
+    else:
+        stats = anyio.run(partial(blobstash.sync_directory, server, data, one_way=one_way))
+    print(blobstash.shown(stats, as_json=as_json))
+
+
+@app.command("version")
+def version_command() -> None:
+    """Print the version."""
+    print(package_version())
+
+
+def main() -> None:
+    """The program. 0: done; 1: it could not be done; 2: it was asked wrongly."""
+    code = 0
+    if sys.stdout is None:  # closed by who started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except* (ConfigError, InputError) as errors:
+        code = _said(errors, 2)
+    except* MeshError as errors:
+        code = _said(errors, 1)
+    except* BrokenPipeError:
+        _abandon_output()
+        code = 1
+    except* OSError as errors:
+        _abandon_output()
+        code = _said(errors, 1)
+    except* KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _abandon_output() -> None:
+    """Whoever read our output has gone, or it is full: nothing more is said there, also at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _node(url: str, key_file: str | None) -> Address:
+    """The node that a client command talks to."""
+    address = parse_peer(url)
+    if address.protocol != "mesh":
+        raise ConfigError(f"--node takes a mesh node, and {address.place} is none")
+    key = read_keys(key_file)[0] if key_file is not None else None
+    return msgspec.structs.replace(address, key=key)
+
+
+def _ended(good: bool) -> None:
+    if not good:
+        raise typer.Exit(1)
+
+
+def _said(errors: BaseExceptionGroup[Exception], code: int) -> int:
+    """Print the first error in one line."""
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    print(f"mesh: {one_line(first)}", file=sys.stderr)
+    return code

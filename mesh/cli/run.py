@@ -1,0 +1,160 @@
+"""`mesh run`: one node in the foreground, until a signal."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import anyio
+from anyio import create_task_group
+from setproctitle import setproctitle
+
+from mesh.blobstash.peer import BlobstashPeer
+from mesh.blobstash.remote import Remote
+from mesh.config import Address, Config, redacted
+from mesh.core.tree import Tree
+from mesh.errors import ConfigError, StoreError, printable
+from mesh.node import Identity, Node
+from mesh.server.app import create_app
+from mesh.server.serve import bind, serve, url_of
+from mesh.store.directory import DataDirectory
+from mesh.store.disk import DiskStore
+from mesh.store.files import DiskFiles
+from mesh.store.offload import Lane, Threads
+from mesh.transport.base import Replica
+from mesh.transport.http import Http, HttpWire, credentials, new_client
+from mesh.transport.native import NativePeer
+
+log = logging.getLogger("mesh")
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+# Threads that hash and write: hashing releases the lock, so as many as cores are of use, and two
+# more keep the disk busy meanwhile.
+_WORKERS = (os.cpu_count() or 2) + 2
+
+
+def run_node(config: Config, announce: Callable[[str], None]) -> None:
+    """Run a node until SIGINT or SIGTERM. `announce` gets one line when it can be reached.
+
+    Raises ConfigError before anything has been changed, StoreError when the store fails to open.
+    """
+    host, port = config.endpoint()
+    listener = bind(host, port)
+    try:
+        directory = DataDirectory.claim(Path(config.data), config.node_id)
+    except BaseException:
+        listener.close()
+        raise
+    options: dict[str, Any] = {}
+    if config.backend == "asyncio":
+        options["use_uvloop"] = importlib.util.find_spec("uvloop") is not None
+    main = partial(_main, config, listener, directory, announce)
+    try:
+        anyio.run(main, backend=config.backend, backend_options=options)
+    finally:
+        directory.release()
+
+
+def start_logging(level: str) -> None:
+    """Log lines on stderr, one each, with what strangers said made harmless."""
+    if level.upper() not in _LEVELS:
+        raise ConfigError(
+            f"unknown log level {level[:20]!a}; there are {', '.join(_LEVELS).lower()}"
+        )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("mesh").setLevel(level.upper())
+    logging.getLogger("mesh.http").setLevel(logging.WARNING)
+
+
+def hide_keys(arguments: Sequence[str]) -> None:
+    """Cut keys that stand in URLs out of what `ps` shows of this process."""
+    shown = [redacted(argument) for argument in arguments]
+    if shown != list(arguments):
+        setproctitle(" ".join(("mesh", *shown[1:])))
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
+async def _main(
+    config: Config,
+    listener: socket.socket,
+    directory: DataDirectory,
+    announce: Callable[[str], None],
+) -> None:
+    node_id = directory.node_id
+    name = config.name or f"node-{node_id.hex()[:8]}"
+    identity = Identity(node_id, secrets.token_bytes(8), name)
+    url = url_of(listener)
+    client = new_client()
+
+    work = Threads(_WORKERS)
+
+    def blobstash(address: Address) -> Remote:
+        return Remote(Http(client, address.url, credentials(address)), address.place)
+
+    def connect(address: Address, ours: Callable[[], Tree]) -> Replica:
+        if address.protocol == "blobstash":
+            return BlobstashPeer(blobstash(address), ours, work, one_way=address.one_way)
+        http = Http(client, address.url, credentials(address))
+        return NativePeer(HttpWire(http), address.place, node_id)
+
+    files = DiskFiles(directory.path)
+    store = DiskStore(files, directory.path / "index.sqlite", Lane, work)
+    node = Node(config, identity, store, connect, work, Random())  # noqa: S311 - jitter
+    stop = anyio.Event()
+    async with client, create_task_group() as group:
+        group.start_soon(_until_signal, stop)
+        actors = anyio.CancelScope()
+        failures: list[StoreError] = []
+        group.start_soon(_run, node, actors, stop, failures)
+        announce(f"mesh node {name} ({node_id.hex()}) listening on {url}, data in {config.data}")
+        await serve(
+            create_app(node, config.backend, blobstash), listener, config.backend, stop,
+            config.shutdown_seconds,
+        )  # fmt: skip
+        actors.cancel()
+        group.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+    log.info("stopped")
+
+
+async def _run(
+    node: Node, scope: anyio.CancelScope, stop: anyio.Event, failures: list[StoreError]
+) -> None:
+    """The actors. A store that cannot be opened stops the server first, and is then said."""
+    with scope:
+        try:
+            await node.run()
+        except StoreError as error:
+            failures.append(error)
+            stop.set()
+
+
+async def _until_signal(stop: anyio.Event) -> None:
+    """The first signal asks for a stop, the second one ends the process at once."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            if stop.is_set():
+                # Nothing acknowledged can be lost: it is durable before it is acknowledged.
+                os._exit(128 + number)
+            log.info("stopping (%s)", signal.Signals(number).name)
+            stop.set()

@@ -1,0 +1,143 @@
+"""What is in a directory, in a stable order and without following symbolic links.
+
+The order is that of the whole paths as bytes, which is the order of a manifest. It is not the
+order of a plain descent: "a-b" comes before "a/x", because "-" is less than "/".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+
+class _At(msgspec.Struct, frozen=True):
+    """Where something was found.
+
+    `path` is relative to where the walk began, '/'-separated, and b"" for that place itself;
+    `source` is the path to open it by. Both are bytes, as names on Linux are.
+    """
+
+    path: bytes
+    source: bytes
+
+
+class FoundFile(_At, frozen=True):
+    """A regular file. It may have changed by the time it is opened: open it with O_NOFOLLOW."""
+
+    mode: int
+    size: int
+
+
+class FoundDirectory(_At, frozen=True):
+    """A directory; what is in it follows later. The one where the walk began is not yielded."""
+
+    mode: int
+
+
+class FoundLink(_At, frozen=True):
+    """A symbolic link, and what it says; whether that exists was not looked at."""
+
+    target: bytes
+
+
+class Skipped(_At, frozen=True):
+    """Neither file nor directory nor link: a FIFO, a socket, a device."""
+
+    reason: str
+
+
+class Unreadable(_At, frozen=True):
+    """What could not be looked at, and why.
+
+    A directory that cannot be listed is yielded as FoundDirectory first and as this later.
+    """
+
+    reason: str
+
+
+Found: TypeAlias = FoundFile | FoundDirectory | FoundLink | Skipped | Unreadable
+
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def walk(path: Path) -> Iterator[Found]:
+    """Everything below `path`, or `path` itself when it is not a directory.
+
+    `path` may be a symbolic link and is followed then, because the user named it; no other link
+    is. Raises no OSError: what cannot be read is yielded as Unreadable, and the walk goes on.
+    Memory: the names in the directories from `path` down to the current one, not the tree.
+    """
+    root = os.fsencode(path)
+    try:
+        status = os.stat(root)
+    except OSError as error:
+        yield Unreadable(b"", root, _reason(error))
+        return
+    if stat.S_ISDIR(status.st_mode):
+        yield from _below(root)
+    else:
+        yield _found(b"", root, status)
+
+
+def _below(root: bytes) -> Iterator[Found]:
+    # What is still to do, the next thing last. A key that ends in "/" (or is empty: the root)
+    # says to list that directory; it sorts just where the directory's contents belong.
+    pending = [b""]
+    while pending:
+        key = pending.pop()
+        path = key.rstrip(b"/")
+        source = os.path.join(root, path) if path else root
+        try:
+            if key == path and key:
+                yield _found(path, source, os.lstat(source))
+            else:
+                pending.extend(_keys(key, source))
+        except OSError as error:
+            yield Unreadable(path, source, _reason(error))
+
+
+def _keys(key: bytes, source: bytes) -> list[bytes]:
+    """The keys of what is in the directory `source`, in reverse order."""
+    # Between being seen and being listed, a directory may have become a link to another one.
+    directory = os.open(source, _LIST | os.O_NOFOLLOW if key else _LIST)
+    try:
+        with os.scandir(directory) as listing:
+            keys = []
+            for found in listing:
+                keys.append(key + os.fsencode(found.name))
+                if found.is_dir(follow_symlinks=False):
+                    keys.append(keys[-1] + b"/")
+    finally:
+        os.close(directory)
+    keys.sort(reverse=True)
+    return keys
+
+
+def _found(path: bytes, source: bytes, status: os.stat_result) -> Found:
+    mode = stat.S_IMODE(status.st_mode)
+    match stat.S_IFMT(status.st_mode):
+        case stat.S_IFREG:
+            return FoundFile(path, source, mode, status.st_size)
+        case stat.S_IFDIR:
+            return FoundDirectory(path, source, mode)
+        case stat.S_IFLNK:
+            return FoundLink(path, source, os.readlink(source))
+        case kind:
+            return Skipped(path, source, f"is {_OTHERS.get(kind, 'neither file nor directory')}")
+
+
+_OTHERS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
