@@ -1,4 +1,4 @@
-"""HTTP, and the only place that knows httpx: its errors are translated here, once."""
+"""HTTP, and the only place, beside its pool, that knows httpx: errors are translated here, once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import msgspec
 from mesh.config import Address
 from mesh.errors import Misbehaved, PeerError, Refused, Unreachable, printable
 from mesh.transport.pace import SILENCE
+from mesh.transport.pool import Pool
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
 
 BASE = "/mesh/v1/"
@@ -52,11 +53,7 @@ def new_client() -> httpx.AsyncClient:
         trust_env=False,
         follow_redirects=False,
         timeout=httpx.Timeout(SILENCE * 2, connect=_CONNECT),
-        limits=httpx.Limits(
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_IDLE,
-            keepalive_expiry=_KEEPALIVE,
-        ),
+        transport=Pool(connections=_CONNECTIONS, idle=_IDLE, keepalive=_KEEPALIVE),
         headers={"accept-encoding": "identity", "user-agent": "mesh"},
     )
 
