@@ -24,6 +24,7 @@ LEVELS = (
     ("actors",),
     ("node",),
     ("server", "simulation"),
+    ("bench",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -37,7 +37,7 @@ _WINDOW = 1024
 _ENOUGH = 256
 
 _FETCHERS = 3  # batches at a time from one peer: one arrives while others are being committed
-_LARGE_FETCHERS = 2  # large blobs at a time from one peer, beside the batches: neither starves
+_LARGE_FETCHERS = 4  # large blobs at a time from one peer, beside the batches: neither starves
 _LARGE_WAITING = 1000  # large blobs known and not begun; what is beyond, the next round finds
 
 # Beyond so many that found no place in that line, comparing on is of no use in this round.
@@ -61,7 +61,7 @@ class Limits:
     # A peer that hangs holds its places until the no-progress rule ends it.
     rounds: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     fetches: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(12))
-    large: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(6))
+    large: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(8))
 
 
 class Round:

@@ -228,6 +228,18 @@ def blobstash_sync_command(
     print(blobstash.shown(stats, as_json=as_json))
 
 
+@app.command(
+    "bench",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench_command(context: typer.Context) -> None:
+    """Measure what nodes cost on this machine: replicate, put, node."""
+    from mesh.cli.bench import bench_app
+
+    bench_app(context.args, prog_name="mesh bench", standalone_mode=False)
+
+
 @app.command("version")
 def version_command() -> None:
     """Print the version."""

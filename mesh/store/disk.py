@@ -188,6 +188,7 @@ class _Writer:
         self._path = index
         self.index: Index | None = None
         self._segment: SegmentWriter | None = None
+        self._settled: set[str] = set()
         self._last = 0
 
     def open(self) -> tuple[str, Totals]:
@@ -252,7 +253,7 @@ class _Writer:
     def _append(self, items: list[Item]) -> None:
         staged = [item for item in items if isinstance(item, StagedFile)]
         try:
-            publish(self._files, staged)
+            publish(self._files, staged, self._settled)
             segment = self._current()
             # Sealed until it has proved itself: neither the tail of a failed append nor a second
             # fsync of the same file can be trusted.

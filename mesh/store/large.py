@@ -100,16 +100,26 @@ class LargeIncoming:
                 self._files.remove(self._name)
 
 
-def publish(files: Files, staged: Sequence[StagedFile]) -> None:
-    """Rename whole large blobs to where they are read, durably."""
-    for item in staged:
-        name = large_name(item.digest)
-        directory = name.rpartition("/")[0]
+def publish(files: Files, staged: Sequence[StagedFile], settled: set[str]) -> None:
+    """Rename whole large blobs to where they are read, durably.
+
+    `settled`: directories whose own names are known to be durable; those made here are added. A
+    sync of a directory commits the file system's journal, some ms each: one for each directory
+    of the batch, and none for what is settled.
+    """
+    names = {item.name: large_name(item.digest) for item in staged}
+    directories = dict.fromkeys(name.rpartition("/")[0] for name in names.values())
+    fresh = [directory for directory in directories if directory not in settled]
+    for directory in fresh:
         files.make_directory(directory)
-        files.rename(item.name, name)
+    for old, new in names.items():
+        files.rename(old, new)
+    for directory in directories:
         files.sync_directory(directory)
-        # The directory may be there since a crash that came before its own name was synced.
+    if fresh:
+        # One of them may be there since a crash that came before its own name was synced.
         files.sync_directory("large")
+        settled.update(fresh)
 
 
 def withdraw(files: Files, staged: Sequence[StagedFile]) -> None:
