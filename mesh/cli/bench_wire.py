@@ -1,4 +1,4 @@
-"""`mesh bench replicate`, `put` and `node`: tables for people, JSON for scripts."""
+"""`mesh bench replicate`, `put`, `node`, `plot`: tables for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -88,6 +88,26 @@ def node_command(
         print(msgspec.json.encode(result).decode())
     else:
         _show(_cost(result))
+
+
+def plot_command(
+    reconcile: Annotated[
+        Path | None, typer.Option(help="lines of `reconcile --json`: bytes against differences")
+    ] = None,
+    replicate: Annotated[
+        Path | None, typer.Option(help="lines of `replicate --json`: rate against blob size")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="directory for the SVG files")] = Path(),
+) -> None:
+    """Draw what was measured: reconcile.svg, replicate.svg."""
+    from mesh.bench import plots
+
+    if reconcile is None and replicate is None:
+        raise InputError("nothing to draw: give --reconcile FILE or --replicate FILE")
+    if reconcile is not None:
+        plots.draw_reconcile(plots.read(reconcile, plots.ReconcilePoint), out / "reconcile.svg")
+    if replicate is not None:
+        plots.draw_replicate(plots.read(replicate, plots.ReplicatePoint), out / "replicate.svg")
 
 
 def _backend(name: str) -> str:
