@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from mesh.store.direct import open_direct
+
 # Linux takes at most this many buffers in one writev (IOV_MAX, limits.h).
 _IOV_MAX = 1024
 
@@ -58,8 +60,11 @@ class Files(Protocol):
     def make_directory(self, name: str) -> None:
         """Create a directory, durably, unless it is there."""
 
-    def append_to(self, name: str, *, create: bool) -> Appender:
-        """Open a file for appending; with `create` it must be new."""
+    def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
+        """Open a file for appending; with `create` it must be new.
+
+        `bulk`: a new file that is written once and not read at once.
+        """
 
     def open(self, name: str) -> Reader:
         """Open a file for reading."""
@@ -94,8 +99,10 @@ class DiskFiles:
             path.mkdir()
             _sync_directory(path.parent)
 
-    def append_to(self, name: str, *, create: bool) -> Appender:
-        """Open with O_APPEND, and O_EXCL when it must be new."""
+    def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
+        """Open with O_APPEND, and O_EXCL when it must be new; past the cache when it is bulk."""
+        if create and bulk and (direct := open_direct(self._root / name)) is not None:
+            return direct
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         if create:
             flags |= os.O_CREAT | os.O_EXCL

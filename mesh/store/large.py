@@ -72,7 +72,7 @@ class LargeIncoming:
     def _flush(self) -> None:
         with translated("cannot store a large blob"):
             if self._file is None:
-                self._file = self._files.append_to(self._name, create=True)
+                self._file = self._files.append_to(self._name, create=True, bulk=True)
                 self._made = True
             for piece in self._pieces:
                 self._hasher.update(piece)

@@ -92,7 +92,7 @@ class MemoryFiles:
     def make_directory(self, name: str) -> None:
         self._folders.setdefault(name, _Folder())
 
-    def append_to(self, name: str, *, create: bool) -> Appender:
+    def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
         folder, base = self._split(name)
         if create:
             if base in folder.now:
@@ -219,7 +219,7 @@ class FaultyFiles:
     def make_directory(self, name: str) -> None:
         self.call("make_directory", name, lambda: self.disk.make_directory(name))
 
-    def append_to(self, name: str, *, create: bool) -> Appender:
+    def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
         verb = "create" if create else "append_to"
         opened = self.call(verb, name, lambda: self.disk.append_to(name, create=create))
         return _FaultyAppender(self, name, opened)
