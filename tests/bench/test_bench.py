@@ -94,6 +94,28 @@ def test_what_cannot_be_measured_is_said_in_a_line(args: list[str], said: str) -
     assert said in line
 
 
+def test_plots_of_what_was_measured(tmp_path: Path) -> None:
+    reconcile = [
+        {"method": method, "blobs": 1000, "differ": d, "bytes_up": 100 * d, "bytes_down": 60}
+        for method in ("sketch", "tree")
+        for d in (0, 1, 10)
+    ]
+    replicate = [
+        {"backend": "trio", "blobs": 10, "bytes": 10 * size, "blobs_per_second": 5.0,
+         "bytes_per_second": 5.0 * size}
+        for size in (1024, 4096)
+    ]  # fmt: skip
+    for name, points in (("reconcile", reconcile), ("replicate", replicate)):
+        (tmp_path / name).write_text("".join(json.dumps(point) + "\n" for point in points))
+    options = [f"--{name}={tmp_path / name}" for name in ("reconcile", "replicate")]
+    done = mesh("bench", "plot", *options, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    # What a person must be able to read off them.
+    for name, words in (("reconcile", ["sketch", "tree"]), ("replicate", ["trio, blobs/s"])):
+        drawing = (tmp_path / f"{name}.svg").read_text()
+        assert all(f"<!-- {word} -->" in drawing for word in words)
+
+
 @pytest.mark.trio
 async def test_the_relay_is_late_by_what_it_says(autojump_clock: object) -> None:
     async def echo(stream: anyio.abc.SocketStream) -> None:
