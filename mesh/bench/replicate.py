@@ -17,11 +17,18 @@ from mesh.bench.processes import NodeProcess, node, ready
 from mesh.bench.relay import relay
 from mesh.bench.rivals import available, race
 from mesh.core.digest import Digest, parse_digest
+from mesh.core.plan import LARGE_BLOB
 from mesh.errors import MeshError
 from mesh.node import Status
 from mesh.transport.client import NodeClient, node_client
 
 _PROBES = 1000  # blobs that the probe asks for in turn
+_LOOK = 0.02  # seconds between looks at how much has come
+_CLASSES = (
+    ("below 64 KiB", 0, 65536),
+    ("below 4 MiB", 65536, LARGE_BLOB),
+    ("4 MiB and more", LARGE_BLOB, 2**63),
+)
 _PROBE_PAUSE = 0.02  # seconds between its GETs: 50 a second, as a person's page might
 
 
@@ -53,7 +60,9 @@ class Rival(msgspec.Struct, frozen=True):
 class Replicated(msgspec.Struct, frozen=True, kw_only=True):
     """What came out. `rss_bytes` is the peak of the new node, `sources` what each brought.
 
-    CPU seconds are of the measured time alone. `get_seconds_p99` is the probe's.
+    CPU seconds are of the measured time alone. `get_seconds_p99` is the probe's. `halfway`, for
+    the files of a directory: when half of the bytes had come, which share of each class of size
+    (in bytes of that class) had; a class far below the others is starved.
     """
 
     backend: str
@@ -69,6 +78,7 @@ class Replicated(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, int]
     get_seconds_p50: float | None = None
     get_seconds_p99: float | None = None
+    halfway: dict[str, float] = {}
     rivals: list[Rival] = []
 
 
@@ -118,7 +128,11 @@ async def _fill_new(plan: Plan, data: Path, sources: list[NodeProcess]) -> Repli
             digests = [parse_digest(b.digest) async for b in full.listing("")] if plan.probe else []
             cpu = new.cpu_seconds(), sum(source.cpu_seconds() for source in sources)
             probed: list[float] = []
-            async with create_task_group() as group:
+            halfway: dict[str, float] = {}
+            async with create_task_group() as watch, create_task_group() as group:
+                if plan.directory is not None:
+                    sizes = {b.digest: b.size async for b in full.listing("")}
+                    watch.start_soon(_watch, client, sizes, halfway)
                 if plan.probe:
                     group.start_soon(_probe, full, digests, probed)
                 began = time.perf_counter()
@@ -142,6 +156,7 @@ async def _fill_new(plan: Plan, data: Path, sources: list[NodeProcess]) -> Repli
                 sources={peer.name: peer.fetched_blobs for peer in status.peers},
                 get_seconds_p50=probed[len(probed) // 2] if probed else None,
                 get_seconds_p99=probed[len(probed) * 99 // 100] if probed else None,
+                halfway=halfway,
             )
 
 
@@ -160,6 +175,20 @@ async def _round(client: NodeClient, place: str) -> None:
     stats = await client.sync(place, RoundStats)
     if stats.error is not None:
         raise MeshError(f"a round failed: {stats.error}")
+
+
+async def _watch(client: NodeClient, sizes: dict[str, int], shares: dict[str, float]) -> None:
+    """Wait until half of the bytes are there; which share of each class of size is."""
+    half = sum(sizes.values()) / 2
+    while True:
+        if (await client.status(Status)).bytes >= half:
+            break
+        await anyio.sleep(_LOOK)
+    there = {blob.digest async for blob in client.listing("")}
+    for name, low, high in _CLASSES:
+        group = {digest: size for digest, size in sizes.items() if low <= size < high}
+        if total := sum(group.values()):
+            shares[name] = sum(size for digest, size in group.items() if digest in there) / total
 
 
 async def _probe(client: NodeClient, digests: list[Digest], seconds: list[float]) -> None:

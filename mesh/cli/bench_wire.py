@@ -144,6 +144,9 @@ def _replicated(result: Replicated) -> list[tuple[str, str]]:
     if result.get_seconds_p50 is not None and result.get_seconds_p99 is not None:
         times = f"{result.get_seconds_p50 * 1000:.1f}, {result.get_seconds_p99 * 1000:.1f} ms"
         rows.append(("GET of one blob meanwhile, p50 and p99", times))
+    if result.halfway:
+        shares = ", ".join(f"{name}: {share:.0%}" for name, share in result.halfway.items())
+        rows.append(("of each class of size at half-time", shares))
     return rows + [
         (rival.name, f"{rival.seconds:.2f} s, {rival.ratio:.2f} times ours")
         for rival in result.rivals

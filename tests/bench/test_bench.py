@@ -51,6 +51,7 @@ def test_replicate_the_files_of_a_directory_with_a_probe(tmp_path: Path) -> None
     result = bench("replicate", "--from", tmp_path, "--probe")
     assert (result["blobs"], result["bytes"]) == (51, 50 * 2000 + 5 * 2**20)
     assert 0 < result["get_seconds_p50"] <= result["get_seconds_p99"]
+    assert set(result["halfway"]) == {"below 64 KiB", "4 MiB and more"}
 
 
 def test_rsync_beside_it() -> None:
