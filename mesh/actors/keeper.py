@@ -101,13 +101,19 @@ class Keeper:
 
     # --- claims ------------------------------------------------------------------------------
 
-    def claim(self, holder: Holder, digests: Iterable[Digest]) -> list[Digest]:
+    def claim(
+        self, holder: Holder, digests: Iterable[Digest], *, offered: bool = False
+    ) -> list[Digest]:
         """Those of `digests` that are neither here nor on their way from another peer."""
         tree = self.tree
         if tree is None:
             return []
         missing = [digest for digest in digests if digest not in tree]
-        return self._claims.take(holder, missing, anyio.current_time())
+        return self._claims.take(holder, missing, anyio.current_time(), offered=offered)
+
+    def awaited(self, digests: Iterable[Digest]) -> bool:
+        """Whether any of these is on its way, from whomever."""
+        return any(digest in self._claims for digest in digests)
 
     def hold(self, holder: Holder, digest: Digest) -> bool:
         """Whether a blob is still missing and the holder's to bring; renews its claim."""
@@ -122,6 +128,10 @@ class Keeper:
     def release(self, holder: Holder, digests: Iterable[Digest]) -> None:
         """The holder gave up; another may bring them."""
         self._claims.release(holder, digests)
+
+    def abandon(self, holder: Holder) -> None:
+        """The holder has been restarted: what it had claimed, it knows nothing of."""
+        self._claims.abandon(holder)
 
     def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
         """The holder could not deliver these; it is not asked for them again for a while."""

@@ -19,6 +19,7 @@ from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
 from mesh.config import Address
 from mesh.core.digest import Digest
+from mesh.core.plan import LEASE
 from mesh.core.tree import Tree
 from mesh.errors import MeshError, PeerError, Refused, one_line, printable
 from mesh.transport.base import Meeting, Replica
@@ -195,7 +196,12 @@ class Peer:
         """The peer said how it stands."""
         if self.node == hello.node and hello.root is not None:
             self._root = Digest(hello.root)
-            self._hello = hello
+            self._acquainted(hello)
+
+    def _acquainted(self, hello: Hello) -> None:
+        known, self._hello = self._hello, hello
+        if known is not None and known.instance != hello.instance:
+            self._host.keeper.abandon(hello.node)
 
     def status(self, root: Digest | None) -> PeerStatus:
         """A snapshot; `root` is ours."""
@@ -295,7 +301,8 @@ class Peer:
         self._root = meeting.root
         if hello is None:
             return "peer" if meeting.ready else "building"
-        known, self._hello = self._hello, hello
+        known = self._hello
+        self._acquainted(hello)
         if known is None or known.name != hello.name:
             self._name = printable(hello.name) or None
         what = self._host.roster.recognise(self, hello)
@@ -338,6 +345,9 @@ class Peer:
             raise run.error
         if run.more:
             self._again()
+        elif run.elsewhere and run.left_here:
+            # Should the other one hang, its claims are over by then.
+            self._host.scheduler.hint(self, LEASE)
         self._state = "idle"
         if meeting.hello is None and run.tally.sent:
             # A peer that cannot tell how it stands afterwards is asked again soon.

@@ -47,7 +47,7 @@ _PUT_OFF = 4000
 # delivers as well.
 _UNDELIVERED = 1000
 
-_RENEW = 5.0  # seconds between renewals of claims on what is arriving; a lease has 30
+_RENEW = 2.0  # seconds between renewals of claims on what is arriving; a lease has 10
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ class Round:
         self._large_left: set[Digest] = set()
         self._undelivered = 0
         self._put_off = 0
+        # Whether something missing here was left to another peer, which had claimed it.
+        self.elsewhere = False
 
     @property
     def more(self) -> bool:
@@ -196,8 +198,9 @@ class Round:
     ) -> None:
         async with wants, large:
             async for window in wants:
-                granted = self._keeper.claim(self._holder, window)
-                todo = granted
+                todo = granted = self._keeper.claim(self._holder, window)
+                if len(granted) < len(window):
+                    self.elsewhere |= self._keeper.awaited({*window}.difference(granted))
                 waiting: set[Digest] = set()
                 try:
                     while todo:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import anyio
 
-from mesh.core.schedule import Schedule
+from mesh.core.schedule import HINT_SPACING, Schedule
 
 
 class Scheduled(Protocol):
@@ -38,9 +38,9 @@ class Scheduler:
             self._schedule.succeeded(peer, anyio.current_time())
         self._changed.set()
 
-    def hint(self, peer: Scheduled) -> None:
-        """The peer has something new."""
-        self._schedule.hint(peer, anyio.current_time())
+    def hint(self, peer: Scheduled, after: float = HINT_SPACING) -> None:
+        """There is something for a round with the peer, `after` seconds from its last one."""
+        self._schedule.hint(peer, anyio.current_time(), after)
         self._changed.set()
 
     def contacted(self, peer: Scheduled) -> None:

@@ -154,7 +154,7 @@ class Service:
         if offer.more:
             self._known.hinted(offer.hello)
         digests = split_digests(joined(offer.digests))
-        wants = self._keeper.claim(offer.hello.node, digests)
+        wants = self._keeper.claim(offer.hello.node, digests, offered=True)
         pulls = self._known.is_peer(offer.hello)
         return OfferReply(hello=self._hello(), wants=b"".join(wants), pulls=pulls)
 

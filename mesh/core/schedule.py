@@ -29,7 +29,8 @@ class _Entry:
         self.earliest = float("-inf")
         self.failures = 0
         self.running = False
-        self.hinted = False
+        # Seconds after the end of the round that is running, when another one is wanted then.
+        self.hinted: float | None = None
         self.finished = float("-inf")
 
 
@@ -61,7 +62,7 @@ class Schedule(Generic[K]):
         due = [peer for peer, e in self._entries.items() if not e.running and e.due <= now]
         for peer in due:
             self._entries[peer].running = True
-            self._entries[peer].hinted = False
+            self._entries[peer].hinted = None
         return due
 
     def succeeded(self, peer: K, now: float) -> None:
@@ -85,12 +86,15 @@ class Schedule(Generic[K]):
             self._finish(entry, now, now + delay)
             entry.earliest = now + wish
 
-    def hint(self, peer: K, now: float) -> None:
-        """The peer says that it has something new: a round soon, but not a storm of them."""
+    def hint(self, peer: K, now: float, after: float = HINT_SPACING) -> None:
+        """There is something for a round with the peer; soon, but not a storm of them.
+
+        `after`: seconds from the end of the round before it, at least.
+        """
         if entry := self._entries.get(peer):
-            entry.hinted = True
+            entry.hinted = after if entry.hinted is None else min(entry.hinted, after)
             if not entry.running:
-                soon = max(now, entry.finished + HINT_SPACING, entry.earliest)
+                soon = max(now, entry.finished + after, entry.earliest)
                 entry.due = min(entry.due, soon)
 
     def contacted(self, peer: K, now: float) -> None:
@@ -110,8 +114,8 @@ class Schedule(Generic[K]):
         entry.running = False
         entry.finished = now
         entry.due = due
-        if entry.hinted:
+        if entry.hinted is not None:
             # What came while the round ran may have been missed by it.
-            entry.hinted = False
+            after, entry.hinted = entry.hinted, None
             if not entry.failures:
-                entry.due = min(due, now + HINT_SPACING)
+                entry.due = min(due, now + after)

@@ -157,6 +157,9 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         if scope["type"] != "http":
             await app(scope, receive, send)  # type: ignore[arg-type]
             return
+        if not scope["http_version"].startswith("1"):
+            await _refuse_version(send)
+            return
 
         closing = False
         ending = False
@@ -206,3 +209,11 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
             log.info("an answer was cut: %s", one_line(errors.exceptions[0]))
 
     return flow
+
+
+async def _refuse_version(send: Send) -> None:
+    """Hypercorn always takes HTTP/2 in the clear, and there holds whole answers in memory."""
+    body = b'{"error":"this node speaks HTTP/1.1; ask again without an upgrade"}\n'
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import stat
+from contextlib import suppress
 
 import anyio
+from anyio import create_task_group
 from hypercorn.config import Config as HypercornConfig
 
 from mesh.config import join_host
@@ -24,6 +28,9 @@ _KEEP_ALIVE = 10.0
 # A client that takes no byte for so long is cut by the kernel: a response to somebody who does
 # not read would otherwise stay for ever, since Hypercorn has no write timeout.
 _STUCK_MILLISECONDS = 60_000
+
+# Beyond the deadline of a stop, for requests whose connections have been cut to end by themselves.
+_LAST_WORDS = 5.0
 
 _BACKLOG = 512
 _HEADERS_BYTES = 32 * 1024  # request line and headers: ours have some hundred bytes
@@ -65,22 +72,50 @@ async def serve(
     app: Asgi, listener: socket.socket, backend: str, stop: anyio.Event, grace: float
 ) -> None:
     """Serve until `stop` is set, then let requests under way end for up to `grace` seconds."""
+    port = listener.getsockname()[1]
+    config = _config(listener, grace)
+    served = anyio.Event()
+    async with create_task_group() as group:
+        group.start_soon(_cut_at_last, port, stop, served, grace)
+        if backend == "trio":
+            from hypercorn.trio import serve as serve_trio
+
+            await serve_trio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+        else:
+            from hypercorn.asyncio import serve as serve_asyncio
+
+            await serve_asyncio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+        served.set()
+
+
+def _config(listener: socket.socket, grace: float) -> HypercornConfig:
     config = HypercornConfig()
     config.bind = [f"fd://{listener.detach()}"]
     config.keep_alive_timeout = _KEEP_ALIVE
-    config.graceful_timeout = grace
-    config.shutdown_timeout = grace
+    config.graceful_timeout = grace + _LAST_WORDS
+    config.shutdown_timeout = grace + _LAST_WORDS
     config.backlog = _BACKLOG
     config.h11_max_incomplete_size = _HEADERS_BYTES
     config.accesslog = None
     config.errorlog = logging.getLogger("mesh.http")
     config.include_server_header = False
     config.websocket_max_message_size = 65536  # nothing here speaks it; its default is 16 GiB
-    if backend == "trio":
-        from hypercorn.trio import serve as serve_trio
+    return config
 
-        await serve_trio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
-    else:
-        from hypercorn.asyncio import serve as serve_asyncio
 
-        await serve_asyncio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+async def _cut_at_last(port: int, stop: anyio.Event, served: anyio.Event, grace: float) -> None:
+    """When a stop has lasted for `grace` seconds, end the connections that are still open.
+
+    Hypercorn waits for what it has handed to the system, shielded from cancellation, so one client
+    that does not read would hold up a stop for as long as the kernel waits for it.
+    """
+    await stop.wait()
+    with anyio.move_on_after(grace):
+        await served.wait()
+        return
+    for entry in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # it has been closed meanwhile, or is no connection
+            if stat.S_ISSOCK(os.fstat(int(entry)).st_mode):
+                with socket.socket(fileno=os.dup(int(entry))) as one:
+                    if one.family != socket.AF_UNIX and one.getsockname()[1] == port:
+                        one.shutdown(socket.SHUT_RDWR)

@@ -92,7 +92,7 @@ class Replica(Protocol):
     def fetch(
         self, digests: Sequence[Digest]
     ) -> AbstractAsyncContextManager[AsyncIterator[list[Frame]]]:
-        """Ask for up to MAX_BATCH blobs; the frames come in groups, in any order."""
+        """Ask for up to MAX_BATCH blobs; the frames come in groups, maybe empty, in any order."""
 
     def fetch_large(
         self, digest: Digest, start: int

@@ -79,8 +79,8 @@ class NativePeer:
     async def _frames(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[list[Frame], None]:
         reader = FrameReader()
         async for chunk in Paced(chunks, f"a batch from {self._place}"):
-            if frames := reader.feed(chunk):
-                yield frames
+            # Maybe none yet: that bytes come is news as well.
+            yield reader.feed(chunk)
         reader.finish()
 
     @asynccontextmanager

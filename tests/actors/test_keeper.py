@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mesh.actors.actor import supervise
 from mesh.actors.keeper import CLIENT, Holder, Keeper
@@ -77,9 +77,11 @@ async def keeping(store: MemoryStore, told: Told | None = None) -> AsyncIterator
     async with trio.open_nursery() as nursery:
         keeper = Keeper(store, told or Told())
         nursery.start_soon(supervise, "keeper", keeper.run, Random(0))
-        yield keeper
-        nursery.cancel_scope.cancel()
-    keeper.close()
+        try:
+            yield keeper
+            nursery.cancel_scope.cancel()
+        finally:
+            keeper.close()
 
 
 # --- group commit ------------------------------------------------------------------------------
@@ -94,7 +96,7 @@ async def test_puts_that_arrive_during_a_commit_share_the_next_one(
         # More than the mailbox holds: those that wait before it come along, too.
         for number in range(20):
             nursery.start_soon(keeper.put, items(number, number + 1))
-            await until(lambda: store.commits, 1.0)
+            await wait_all_tasks_blocked()
         assert store.commits == [1]
         store.gate.set()
     assert store.commits == [1, 19]
@@ -108,7 +110,7 @@ async def test_a_commit_takes_no_more_than_its_bytes(autojump_clock: MockClock) 
         store.gate = trio.Event()
         for item in many:
             nursery.start_soon(keeper.put, [item])
-            await until(lambda: store.commits, 1.0)
+            await wait_all_tasks_blocked()
         store.gate.set()
     # 16 MiB are full with the sixth; what is over by then is one put, not more.
     assert store.commits == [1, 6, 5]
@@ -180,7 +182,7 @@ async def test_a_store_error_reaches_every_waiter_and_the_keeper_goes_on(
         async with trio.open_nursery() as nursery:
             for number in range(5):
                 nursery.start_soon(put, number)
-                await until(lambda: store.commits, 1.0)
+                await wait_all_tasks_blocked()
             store.gate.set()
         assert len(errors) == 5
         assert len(keeper.known()) == 0
@@ -201,7 +203,7 @@ async def test_a_bug_in_the_store_reaches_every_waiter_as_a_store_error(
         store.failures = [RuntimeError("a bug"), RuntimeError("a bug")]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(put)
-            await until(lambda: store.commits, 1.0)
+            await wait_all_tasks_blocked()
             nursery.start_soon(put)
             await trio.sleep(1.0)
             store.gate.set()
@@ -243,7 +245,7 @@ async def test_puts_that_wait_when_the_keeper_ends_are_answered(
             # One is being committed, some lie in the mailbox, some wait for a place in it.
             for number in range(20):
                 waiters.start_soon(put, number)
-                await until(lambda: store.commits, 1.0)
+                await wait_all_tasks_blocked()
 
             async def open_later() -> None:
                 await trio.sleep(1.0)

@@ -1,0 +1,79 @@
+"""Connections that Hypercorn alone would handle badly: slow readers at a stop, and HTTP/2."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+
+from mesh.core.digest import digest_of
+from tests.processes import NodeProcess, nodes, until
+
+BIG = 32 * 2**20  # more than the buffers of both ends hold
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeProcess]:
+    config = tmp_path / "mesh.toml"
+    config.write_text("shutdown_seconds = 0.5\n")
+    with nodes() as start:
+        started = start(tmp_path / "data", "--config", str(config), backend=request.param)
+        started.ready()
+        yield started
+
+
+def stored(node: NodeProcess, size: int) -> str:
+    data = bytes(size)
+    assert node.request("POST", "/v1/blobs", data)[0] == 201
+    return f"/v1/blobs/{digest_of(data).hex()}"
+
+
+def test_a_client_that_does_not_read_does_not_hold_up_a_stop(node: NodeProcess) -> None:
+    path = stored(node, BIG)
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(node.address)
+        reader.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert reader.recv(12) == b"HTTP/1.1 200"
+        # Without the cut it would take the kernel's 60 s, twice what `stop` waits for.
+        assert node.stop() == 0
+    assert "Traceback" not in node.log, node.log
+
+
+def test_an_upload_that_stands_still_does_not_hold_up_a_stop(node: NodeProcess) -> None:
+    with socket.create_connection(node.address) as writer:
+        head = "POST /v1/blobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
+        writer.sendall(head.encode() + bytes(100_000))
+        until(lambda: node.status()["state"] == "ready")
+        assert node.stop() == 0
+    assert "Traceback" not in node.log, node.log
+
+
+def test_http_2_is_refused_without_taking_an_answer_into_memory(node: NodeProcess) -> None:
+    path = stored(node, BIG)
+    before = node.peak_bytes()
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    host, port = node.address
+    fields = [(":method", "GET"), (":path", path), (":scheme", "http")]
+    client.send_headers(1, [*fields, (":authority", f"{host}:{port}")], end_stream=True)
+    with socket.create_connection(node.address) as connection:
+        connection.sendall(client.data_to_send())
+        answer: list[h2.events.Event] = []
+        while not any(isinstance(event, h2.events.StreamEnded) for event in answer):
+            data = connection.recv(65536)
+            assert data, "the connection was closed without an answer"
+            answer += client.receive_data(data)
+            connection.sendall(client.data_to_send())
+    heads = [event for event in answer if isinstance(event, h2.events.ResponseReceived)]
+    assert [dict(head.headers)[b":status"] for head in heads] == [b"400"]
+    bodies = [event.data for event in answer if isinstance(event, h2.events.DataReceived)]
+    assert b"HTTP/1.1" in b"".join(bodies)
+    assert node.peak_bytes() - before < BIG // 2
+    assert node.stop() == 0
+    assert "Traceback" not in node.log, node.log
