@@ -96,8 +96,10 @@ def put(url: str, paths: list[str]) -> list[tuple[Digest, str]]:
     command = [sys.executable, "-m", "mesh", "put", "--node", url, "--", *paths]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     lines = done.stdout.decode("utf-8", "surrogateescape").splitlines()
-    if done.returncode or not lines:
+    if done.returncode:
         raise Failed("not everything could be put; see above")
+    if not lines:
+        raise Failed("there is no file to put")
     pairs = (line.lstrip("\\").split("  ", 1) for line in lines)
     return [(parse_digest(digest), path) for digest, path in pairs]
 
@@ -114,6 +116,11 @@ def table_of(statuses: list[Status]) -> Table:
     return table
 
 
+def level(status: Status) -> bool:
+    """Whether a node has seen of each peer that it is equal."""
+    return all(peer.in_sync for peer in status.peers)
+
+
 async def converge(clients: list[NodeClient], blobs: int) -> list[Status]:
     """Show how the nodes become equal; Failed when they do not."""
     # In a log file, only the last table is of use.
@@ -124,7 +131,7 @@ async def converge(clients: list[NodeClient], blobs: int) -> list[Status]:
             if isinstance(live, Live):
                 live.update(table_of(statuses))
             roots = {status.root for status in statuses}
-            if len(roots) == 1 and all(status.blobs == blobs for status in statuses):
+            if len(roots) == 1 and all(map(level, statuses)) and statuses[0].blobs == blobs:
                 return statuses
             await anyio.sleep(0.1)
     raise Failed(f"the nodes were not equal within {DEADLINE:.0f} s")
@@ -228,6 +235,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mesh-three-nodes-") as base:
         try:
             run(options.directory, options.backend, Path(base))
+        except* KeyboardInterrupt:
+            return 130
         except* (Failed, MeshError) as errors:
             first: BaseException = errors
             while isinstance(first, BaseExceptionGroup):

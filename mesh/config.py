@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from mesh.errors import ConfigError
+from mesh.core.plan import LARGE_BLOB
+from mesh.errors import ConfigError, printable
 
 DEFAULT_PORT = 7280
 BLOBSTASH_PORT = 8050
@@ -123,7 +124,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def addresses(self) -> list[Address]:
         """The peers, parsed; ConfigError names the first that is malformed."""
         shared = read_keys(self.peer_key_file)[0] if self.peer_key_file is not None else None
-        return [_address(peer, shared) for peer in self.peers]
+        addresses = [_address(peer, shared) for peer in self.peers]
+        urls: dict[str, str] = {}
+        for each in addresses:
+            if each.name is not None and urls.setdefault(each.name, each.url) != each.url:
+                raise ConfigError(f"two peers are called {each.name!a}; give each its own name")
+        return addresses
 
     def endpoint(self) -> tuple[str, int]:
         """Host and port to listen on; port 0 means any free one."""
@@ -225,6 +231,11 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"a limit of {config.max_blob_bytes} bytes a blob; expected 1 to what replication "
             f"carries, {config.max_replica_bytes}"
+        )
+    if config.max_replica_bytes < LARGE_BLOB:
+        raise ConfigError(
+            f"max_replica_bytes is {config.max_replica_bytes}; expected at least {LARGE_BLOB}, the "
+            "size up to which blobs travel together"
         )
     if config.node_id is not None and not re.fullmatch(r"[0-9a-f]{32}", config.node_id, re.ASCII):
         raise ConfigError(f"node_id {config.node_id!a} is not 32 lower-case hex digits")
@@ -381,7 +392,7 @@ def is_loopback(host: str) -> bool:
 def _bad_peer(text: str, why: str) -> ConfigError:
     text = redacted(text)
     shown = text if len(text) <= 80 else text[:77] + "..."
-    return ConfigError(f"not a peer: {shown!a}: {why}")
+    return ConfigError(f"not a peer: '{printable(shown)}': {why}")
 
 
 def join_host(host: str, port: int) -> str:

@@ -27,7 +27,7 @@ from mesh.config import (
     redacted,
     split_peers,
 )
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, printable
 from tests.oracles import quick
 
 NODE_ID = "0123456789abcdef" * 2
@@ -203,7 +203,7 @@ def test_what_is_not_a_peer_is_refused_and_shown(what: str) -> None:
     shown = redacted(text) if len(text) <= 80 else text[:77] + "..."
     with pytest.raises(ConfigError) as caught:
         parse_peer(text)
-    assert str(caught.value).startswith(f"not a peer: {shown!a}: ")
+    assert str(caught.value).startswith(f"not a peer: '{printable(shown)}': ")
 
 
 def test_a_peer_is_called_by_its_place() -> None:
@@ -592,7 +592,7 @@ def test_every_key_can_be_set_in_each_place(tmp_path: Path) -> None:
         "backend": "trio",
         "interval_seconds": 5.0,
         "max_blob_bytes": 7,
-        "max_replica_bytes": 8,
+        "max_replica_bytes": 8_000_000,
         "shutdown_seconds": 6.0,
         "insecure": True,
         "node_id": NODE_ID,
@@ -721,11 +721,19 @@ def test_a_node_has_a_plain_name(name: str) -> None:
 
 
 def test_limits_that_contradict_one_another_are_refused() -> None:
-    assert load(None, {}, {"max_blob_bytes": 5, "max_replica_bytes": 5}).max_blob_bytes == 5
-    with pytest.raises(ConfigError, match="a limit of 6 bytes a blob; expected 1 to"):
-        load(None, {}, {"max_blob_bytes": 6, "max_replica_bytes": 5})
+    assert load(None, {}, {"max_blob_bytes": 5_000_000, "max_replica_bytes": 5_000_000})
+    with pytest.raises(ConfigError, match="expected at least 4194304"):
+        load(None, {}, {"max_blob_bytes": 1, "max_replica_bytes": 4_194_303})
+    with pytest.raises(ConfigError, match="a limit of 5000001 bytes a blob; expected 1 to"):
+        load(None, {}, {"max_blob_bytes": 5_000_001, "max_replica_bytes": 5_000_000})
 
 
 def test_a_configuration_does_not_change() -> None:
     with pytest.raises(AttributeError):
         Config().name = "other"  # type: ignore[misc]
+
+
+def test_two_peers_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two peers are called 'n'"):
+        load(None, {}, {"peers": ("n=127.0.0.1:1", "n=127.0.0.1:2")})
+    assert load(None, {}, {"peers": ("n=127.0.0.1:1", "n=127.0.0.1:1", "m=127.0.0.1:1")})

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Protocol
 
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from mesh.core.digest import Digest, parse_digest
@@ -50,6 +51,8 @@ async def take(
                 await parts.drain(decoder)
             decoder.receive_data(None)
             await parts.drain(decoder)
+        except RequestEntityTooLarge:
+            raise TooMuch(f"more than {_PARTS} parts; use several uploads") from None
         except ValueError as error:
             raise InputError(f"not a multipart body: {error}") from error
         if not parts.ended:

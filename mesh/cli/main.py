@@ -295,5 +295,9 @@ def _said(errors: BaseExceptionGroup[Exception], code: int) -> int:
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    print(f"mesh: {one_line(first)}", file=sys.stderr)
+    text = one_line(first)
+    if isinstance(first, OSError) and first.strerror:
+        # What is read and written by name is translated where that happens: this is the output.
+        text = f"{first.filename or 'cannot write the output'}: {first.strerror}"
+    print(f"mesh: {text}", file=sys.stderr)
     return code

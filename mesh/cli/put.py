@@ -48,9 +48,9 @@ class Put:
         await self._stream(sys.stdin.buffer.fileno(), b"-", None)
 
     async def manifest(self, path: Path) -> None:
-        """The blob that describes the tree; InputError rather than one that leaves things out."""
+        """The blob that describes the tree; MeshError rather than one that leaves things out."""
         if self.failed:
-            raise InputError(f"no manifest for {path}: not everything in it could be put")
+            raise MeshError(f"no manifest for {path}: not everything in it could be put")
         data = encode(self._entries)
         stored = await self._client.put_stream(data, len(data))
         checked(stored, digest_of(data))

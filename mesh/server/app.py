@@ -30,6 +30,7 @@ def create_app(node: Node, backend: str, connect: blobstash.Connect) -> Asgi:
     app: Quart = QuartTrio("mesh") if backend == "trio" else Quart("mesh")
     # Bodies are counted and timed where they are read, and answers may take as long as they make
     # progress: Quart's own limits are 16 MiB and 60 s, and would end large blobs.
+    app.url_map.merge_slashes = False  # an empty part of a path is an error, not another path
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
     for room in (blobs, peers, admin):
         room.add_routes(app, node)

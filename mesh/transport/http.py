@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -233,9 +234,13 @@ class HttpWire:
 def _cause(error: Exception) -> str:
     """The innermost reason, which is the one that says something."""
     inner: BaseException = error
-    while inner.__cause__ is not None or inner.__context__ is not None:
-        inner = inner.__cause__ or inner.__context__ or inner
-    if isinstance(inner, OSError) and inner.errno:
+    while True:
+        within = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else None
+        deeper = within or inner.__cause__ or inner.__context__
+        if deeper is None:
+            break
+        inner = deeper
+    if isinstance(inner, OSError) and inner.errno and not isinstance(inner, ssl.SSLError):
         # asyncio puts an address into strerror, which the caller names already.
         known = os.strerror(inner.errno)
         return inner.strerror or known if known.startswith("Unknown error") else known

@@ -12,7 +12,7 @@ from mesh.core.reconcile import FULL_HASH, SHORT_HASH, Answer, Descent, Differen
 from mesh.core.tree import Tree
 from mesh.errors import InputError, Misbehaved, Refused
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed, Wire
-from mesh.transport.pace import CALL, Paced, Pulse, begun, within
+from mesh.transport.pace import CALL, GREETING, Paced, Pulse, begun, within
 from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import (
     PROTOCOL,
@@ -121,7 +121,7 @@ class NativePeer:
         return Pushed(reply.stored, reply.rejected, reply.hello)
 
     async def _call(self, path: str, body: bytes, kind: type[T]) -> T:
-        with within(CALL, f"{self._place} ({path})"):
+        with within(GREETING if path == "root" else CALL, f"{self._place} ({path})"):
             answer = await self._wire.call(path, body)
         return self._decoded(kind, answer)
 

@@ -28,6 +28,10 @@ LEAST = 16 * 1024
 # What is handed to the network at a time where its taking is the sign of life: 8 s at 64 kbit/s.
 _SLICE = 64 * 1024
 
+# A message and an answer of some hundred bytes, a connection made before: three round trips, some
+# seconds on the slowest links. A peer that hangs is known for it after this.
+GREETING = 15.0
+
 # A small message and its small answer. A tree answer of 200 kB takes 25 s at 64 kbit/s.
 CALL = 60.0
 

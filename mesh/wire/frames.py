@@ -55,7 +55,7 @@ class FrameReader:
     A frame stays in memory until its hash is known, so `limit` bounds the memory of a stream.
     """
 
-    def __init__(self, limit: int = LARGE_BLOB) -> None:
+    def __init__(self, limit: int = LARGE_BLOB - 1) -> None:
         """`limit`: the largest body of a frame that is accepted, in bytes."""
         self._buffer = bytearray()
         self._limit = limit

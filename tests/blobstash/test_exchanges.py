@@ -61,7 +61,8 @@ def pair(
     key = base / "key"
     key.write_text(f"# the key of the recordings\n{KEY}\n")
     with nodes() as start:
-        full = start(base / "full", "--key-file", str(key), backend=request.param)
+        options = ["--key-file", str(key), "--peers", "blobstash+http://127.0.0.1:9,127.0.0.1:10"]
+        full = start(base / "full", *options, backend=request.param)
         empty = start(base / "empty", "--key-file", str(key), backend=request.param)
         for node in (full, empty):
             until(lambda node=node: ask(node, "GET", "/api/sync/state")[0] == 200)
@@ -184,6 +185,15 @@ def test_a_part_with_a_false_name_is_refused_and_nothing_is_stored(
     assert ask(pair[1], "HEAD", f"/api/blobstore/blob/{name_of(b'good part')}")[0] == 404
 
 
+def test_an_upload_of_too_many_parts_is_told_so(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    body, headers = multipart({name_of(b"%d" % number): b"%d" % number for number in range(1001)})
+    status, _, answer = ask(pair[1], "POST", "/api/blobstore/upload", body, headers)
+    assert (status, json.loads(answer)["error"]) == (
+        413,
+        "more than 1000 parts; use several uploads",
+    )
+
+
 def test_every_recorded_request_of_a_real_client_has_its_effect(
     pair: tuple[NodeProcess, NodeProcess],
 ) -> None:
@@ -234,6 +244,11 @@ WITH_USER = {"Authorization": "Basic " + base64.b64encode(f"me:{KEY}".encode()).
         ("POST", "/api/sync/_trigger?url=http://127.0.0.1:1", b"", {}, 403),
         ("GET", "/api/sync/_trigger?url=http://169.254.169.254/x", b"", {}, 403),
         ("GET", "/api/sync/_trigger", b"", {}, 403),
+        ("POST", "/api/sync/_trigger?url=foo", b"", {}, 403),
+        ("POST", "/api/sync/_trigger?url=blobstash%2Bhttp://127.0.0.1:8", b"", {}, 403),
+        ("POST", "/api/sync/_trigger?url=blobstash%2Bhttp://127.0.0.1:9", b"", {}, 502),
+        ("POST", "/api/sync/_trigger?url=http://127.0.0.1:9", b"", {}, 502),
+        ("POST", "/api/sync/_trigger?url=http://127.0.0.1:10&one_way=1", b"", {}, 400),
         ("GET", "/api/sync/state", b"", {"Authorization": "Basic Ondyb25n"}, 401),
         ("GET", "/api/sync/state", b"", {"Authorization": f"Bearer {KEY}"}, 401),
         ("GET", "/api/sync/state", b"", WITH_USER, 401),
