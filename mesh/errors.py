@@ -26,6 +26,10 @@ class Unreachable(PeerError):
     """The peer did not answer, or stopped making progress. Trying again later may help."""
 
 
+class Stalled(Unreachable):
+    """The peer did not break off, it stood still for too long: asking at once is of no use."""
+
+
 class Misbehaved(PeerError):
     """The peer said something that cannot be true. Its fault, not the network's."""
 

@@ -14,6 +14,7 @@ from anyio import create_memory_object_stream
 from mesh.actors.actor import Reply
 from mesh.actors.announcer import Announcer
 from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.large import Lies
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
@@ -87,7 +88,7 @@ class Host:
     """The node, as its peers need it.
 
     `released` is told of a peer that failed while blobs were still to come from it, asks the
-    others, and says whether there are any.
+    others, and says whether there are any. `lies` keeps whose bytes were shown to be wrong.
     """
 
     keeper: Keeper
@@ -97,6 +98,7 @@ class Host:
     hello: Callable[[], Hello]
     interval: float
     released: Callable[[Peer], bool]
+    lies: Lies
 
 
 class _Request:
@@ -220,7 +222,7 @@ class Peer:
             missing_here=here,
             missing_there=there,
             last_success_seconds_ago=self.pulled_seconds_ago,
-            last_error=self._error,
+            last_error=self._error or self._host.lies.get(self.holder),
             failures=self._failures,
             rounds=self._rounds,
             fetched_blobs=moved[0],
@@ -280,8 +282,9 @@ class Peer:
         self._round = run = Round(
             keeper,
             self._replica,
-            self._holder,
+            self.holder,
             self._host.limits,
+            accuse=self._host.lies.note,
             pulling=self.address.pulls,
         )
         pushing = self.address.pushes and (request.push or self._never_pulls(meeting))
@@ -312,7 +315,8 @@ class Peer:
         return "peer" if meeting.ready else "building"
 
     @property
-    def _holder(self) -> Holder:
+    def holder(self) -> Holder:
+        """Under which name it brings blobs."""
         return self.node or self.address.url.encode()
 
     def _never_pulls(self, meeting: Meeting) -> bool:

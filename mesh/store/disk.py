@@ -10,12 +10,13 @@ import itertools
 import logging
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 
 from mesh.core.digest import Digest, digest_of
+from mesh.core.partial import Kept, Source
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree, prefix_range
 from mesh.errors import Corrupt, StoreError
@@ -23,8 +24,9 @@ from mesh.store.base import Blob, Entry, Item, Totals
 from mesh.store.faults import is_damage, translated
 from mesh.store.files import Files, Reader
 from mesh.store.index import Index, Row
-from mesh.store.large import LargeIncoming, StagedFile, publish, sweep, withdraw
+from mesh.store.large import PARTIAL, LargeIncoming, StagedFile, publish, sweep, withdraw
 from mesh.store.offload import Offload
+from mesh.store.partial import PartialFile, Partials, tidy
 from mesh.store.recovery import Found, large_name, mark_is_beyond, recover, segments
 from mesh.store.segments import (
     BLOB,
@@ -78,6 +80,7 @@ class DiskStore:
         self._waiting: anyio.Semaphore | None = None
         self._totals = Totals(0, 0)
         self._temporary = itertools.count(1)
+        self._partials = Partials(files, work)
 
     @property
     def totals(self) -> Totals:
@@ -103,7 +106,10 @@ class DiskStore:
 
     async def commit(self, items: Sequence[Item]) -> list[bool]:
         """Append, sync, index: see BlobStore.commit."""
-        fresh, self._totals = await self._write_lane(self._writer.commit, list(items))
+        try:
+            fresh, self._totals = await self._write_lane(self._writer.commit, list(items))
+        finally:
+            self._partials.committed(items)
         return fresh
 
     async def size(self, digest: Digest) -> int | None:
@@ -167,6 +173,20 @@ class DiskStore:
             with anyio.CancelScope(shield=True):
                 await arriving.drop()
 
+    def resume(
+        self, digest: Digest, source: Source
+    ) -> AbstractAsyncContextManager[PartialFile | None]:
+        """Go on with a large blob."""
+        return self._partials.resume(digest, source)
+
+    async def partials(self) -> list[Kept]:
+        """The blobs of which a part has come."""
+        return await self._partials.kept()
+
+    async def drop_partial(self, digest: Digest) -> None:
+        """Forget what has come of a blob."""
+        await self._partials.drop(digest)
+
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[tuple[Offload, _ReadSide]]:
         """A lane that nobody else uses meanwhile."""
@@ -192,11 +212,12 @@ class _Writer:
 
     def open(self) -> tuple[str, Totals]:
         with translated("cannot open the store"):
-            for directory in ("segments", "large", "tmp"):
+            for directory in ("segments", "large", "tmp", PARTIAL):
                 self._files.make_directory(directory)
             swept = sweep(self._files)
             why = self._open_index()
             found = recover(self._files, self._opened)
+            tidy(self._files, self._opened)
         self._last = found.last
         state = self._opened.state()
         return _note(why, found, swept, state.blobs), Totals(state.blobs, state.bytes)

@@ -389,25 +389,6 @@ async def test_a_batch_that_is_cut_keeps_what_came(autojump_clock: MockClock) ->
 
 
 @trio_test
-async def test_a_large_blob_that_is_cut_leaves_nothing_and_comes_later(
-    autojump_clock: MockClock,
-) -> None:
-    for silently in (False, True):
-        async with a_world() as world:
-            await world.start("b", store=await filled(large(1)))
-
-            def cut(wire: Any, silently: bool = silently) -> Cutting:
-                return Cutting(wire, 1_000_000, "blob", silently=silently)
-
-            a = await world.start("a", ["b"], wires={"b": cut})
-            stats = await sync(a)
-            assert stats.error
-            assert a.count == stats.fetched == 0
-            a.wire("b").broken = False
-            await world.level(3 * PENALTY)
-
-
-@trio_test
 async def test_one_large_blob_that_fails_delays_nothing_else(autojump_clock: MockClock) -> None:
     some = [large(number) for number in range(8)]
     bad = min(digests(some))
