@@ -57,6 +57,14 @@ class Full(StoreError):
     """The disk has no room. Reads go on; writes work again when there is space."""
 
 
+class TooLarge(Full):
+    """The disk has room, but not for this blob."""
+
+
+class ReadOnly(StoreError):
+    """The disk takes no writes. Reads go on; writes work again when it does."""
+
+
 def one_line(error: BaseException) -> str:
     """An error as one printable line: control characters, also a peer's, are escaped."""
     text = str(error) or type(error).__name__

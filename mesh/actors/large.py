@@ -53,6 +53,7 @@ async def fetch_large(
     broke off and trying again at once did not help.
     """
     async with keeper.store.resume(digest, holder) as arriving:
+        keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
         if arriving is None or size < LARGE_BLOB:
             async with replica.fetch_large(digest, 0) as chunks:
                 return await take_large(keeper, holder, digest, chunks, size)

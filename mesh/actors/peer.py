@@ -285,7 +285,7 @@ class Peer:
             self.holder,
             self._host.limits,
             accuse=self._host.lies.note,
-            pulling=self.address.pulls,
+            pulling=self.address.pulls and keeper.disk.condition.good,
         )
         pushing = self.address.pushes and (request.push or self._never_pulls(meeting))
         hello = self._host.hello() if pushing else None
@@ -362,6 +362,9 @@ class Peer:
             log.info("peer %s is back", self.name)
         self._failures = 0
         self._error = stats.refusal or None
+        disk = self._host.keeper.disk.condition
+        if stats.missing_here and self.address.pulls and not disk.good:
+            self._error = f"nothing is fetched, the store is {disk.state}: {disk.reason}"
         if stats.proven:
             self._succeeded = anyio.current_time()
         if stats.fetched or stats.sent:

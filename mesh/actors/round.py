@@ -23,7 +23,7 @@ from mesh.actors.transfer import Intake, Tally, push
 from mesh.core.digest import Digest
 from mesh.core.reconcile import Difference, Surplus
 from mesh.core.tree import Tree
-from mesh.errors import MeshError, Misbehaved, PeerError, Refused
+from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, one_line
 from mesh.store.offload import Offload
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.frames import Frame, Kind
@@ -304,6 +304,10 @@ class Round:
                 except (Refused, Misbehaved) as error:
                     if not self._blame(digest, error):
                         return
+                except Full as error:
+                    # A smaller one may have room.
+                    self._keeper.disk.met(error)
+                    self.tally.refusal = one_line(error)
                 except MeshError as error:
                     self._fail(error)
                     return

@@ -54,11 +54,14 @@ class _Blobs:
     async def put(self, text: str) -> Response:
         """201 when new, 200 when it was there; durable either way."""
         digest = parse_digest(text)
+        if not self._keeper.has(digest):
+            self._keeper.disk.admit(request.content_length or 0)
         async with self._upload() as chunks:
             return await self._store(chunks, digest)
 
     async def post(self) -> Response:
         """Store whatever comes, and say what it is called."""
+        self._keeper.disk.admit(request.content_length or 0)
         async with self._upload() as chunks:
             return await self._store(chunks, None)
 

@@ -57,6 +57,13 @@ class Totals(NamedTuple):
     bytes: int
 
 
+class Room(NamedTuple):
+    """Bytes that are free where the store is, and in all."""
+
+    free: int
+    total: int
+
+
 class Incoming(Protocol):
     """A blob that arrives in chunks. What has not been committed leaves no trace."""
 
@@ -149,6 +156,12 @@ class BlobStore(Protocol):
 
     def resume(self, digest: Digest, source: Source) -> AbstractAsyncContextManager[Resumed | None]:
         """Go on with a large blob that `source` brings; None while somebody else does so."""
+
+    async def room(self) -> Room:
+        """Try the disk with a small write, and tell how much room there is.
+
+        Raises what any write would meet now: Full, ReadOnly, StoreError.
+        """
 
     async def partials(self) -> list[Kept]:
         """The blobs of which a part has come."""

@@ -19,14 +19,15 @@ from mesh.core.digest import Digest, digest_of
 from mesh.core.partial import Kept, Source
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree, prefix_range
-from mesh.errors import Corrupt, StoreError
-from mesh.store.base import Blob, Entry, Item, Totals
+from mesh.errors import Corrupt, Full, ReadOnly, StoreError, one_line
+from mesh.store.base import Blob, Entry, Item, Room, Totals
 from mesh.store.faults import is_damage, translated
 from mesh.store.files import Files, Reader
 from mesh.store.index import Index, Row
 from mesh.store.large import PARTIAL, LargeIncoming, StagedFile, publish, sweep, withdraw
 from mesh.store.offload import Offload
 from mesh.store.partial import PartialFile, Partials, tidy
+from mesh.store.readonly import Lenient, index_in_memory, tried
 from mesh.store.recovery import Found, large_name, mark_is_beyond, recover, segments
 from mesh.store.segments import (
     BLOB,
@@ -92,6 +93,12 @@ class DiskStore:
         self._free = list(self._lanes)
         self._waiting = anyio.Semaphore(len(self._lanes))
         note, self._totals = await self._write_lane(self._writer.open)
+        if self._writer.in_memory and self._index is not None:
+            # The index on the disk cannot be used: all go to the one that the writer has.
+            for lane, _ in self._lanes:
+                lane.close()
+            self._lanes = [(self._write_lane, _ReadSide(self._files, None, self._writer))]
+            self._free, self._waiting = list(self._lanes), anyio.Semaphore(1)
         for lane, side in self._lanes:
             await lane(side.open)
         return note
@@ -179,6 +186,10 @@ class DiskStore:
         """Go on with a large blob."""
         return self._partials.resume(digest, source)
 
+    async def room(self) -> Room:
+        """A small write, then what the file system says."""
+        return await self._work(tried, self._files)
+
     async def partials(self) -> list[Kept]:
         """The blobs of which a part has come."""
         return await self._partials.kept()
@@ -209,18 +220,49 @@ class _Writer:
         self.index: Index | None = None
         self._segment: SegmentWriter | None = None
         self._last = 0
+        self.in_memory = index is None
 
     def open(self) -> tuple[str, Totals]:
+        try:
+            with translated("cannot open the store"):
+                return self._recovered(self._files, self._open_index)
+        except StoreError as error:
+            if not self._unwritable(error):
+                raise
+            log.error("%s; reading goes on with an index in memory", one_line(error))
+        self.close()
+        self.in_memory = True
         with translated("cannot open the store"):
-            for directory in ("segments", "large", "tmp", PARTIAL):
-                self._files.make_directory(directory)
-            swept = sweep(self._files)
-            why = self._open_index()
-            found = recover(self._files, self._opened)
-            tidy(self._files, self._opened)
+            note, totals = self._recovered(Lenient(self._files), self._open_in_memory)
+        return f"the disk takes no writes; {note}", totals
+
+    def _unwritable(self, error: StoreError) -> bool:
+        """Whether a start failed because the disk takes no writes; SQLite does not always say."""
+        if isinstance(error, Full | ReadOnly):
+            return True
+        try:
+            tried(self._files)
+        except StoreError as met:
+            return isinstance(met, Full | ReadOnly)
+        return False
+
+    def _recovered(self, files: Files, open_index: Callable[[], str]) -> tuple[str, Totals]:
+        for directory in ("segments", "large", "tmp", PARTIAL):
+            files.make_directory(directory)
+        swept = sweep(files)
+        why = open_index()
+        found = recover(files, self._opened)
+        tidy(files, self._opened)
         self._last = found.last
         state = self._opened.state()
         return _note(why, found, swept, state.blobs), Totals(state.blobs, state.bytes)
+
+    def _open_in_memory(self) -> str:
+        self.index = index_in_memory(self._path)
+        if mark_is_beyond(Lenient(self._files), self.index):
+            self.index.close()
+            self.index = index_in_memory(None)
+        return ""
 
     @property
     def _opened(self) -> Index:

@@ -28,6 +28,14 @@ class Listed(NamedTuple):
     regular: bool
 
 
+class Space(NamedTuple):
+    """A file system: bytes that are free for us and in all, and whether it takes no writes."""
+
+    free: int
+    total: int
+    read_only: bool
+
+
 class Appender(Protocol):
     """A file open for appending; one owner. After any OSError it must only be closed."""
 
@@ -82,6 +90,9 @@ class Files(Protocol):
 
     def sync_directory(self, name: str) -> None:
         """Make the names in a directory durable."""
+
+    def space(self) -> Space:
+        """How much room there is."""
 
 
 class DiskFiles:
@@ -140,6 +151,13 @@ class DiskFiles:
     def sync_directory(self, name: str) -> None:
         """fsync of the directory."""
         _sync_directory(self._root / name)
+
+    def space(self) -> Space:
+        """statvfs."""
+        found = os.statvfs(self._root)
+        block = found.f_frsize
+        read_only = bool(found.f_flag & os.ST_RDONLY)
+        return Space(found.f_bavail * block, found.f_blocks * block, read_only)
 
 
 class _DiskAppender:

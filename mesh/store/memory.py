@@ -14,7 +14,7 @@ from mesh.core.partial import Evidence, Kept, Progress, Source
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import StoreError
-from mesh.store.base import Blob, Entry, Item, Totals
+from mesh.store.base import Blob, Entry, Item, Room, Totals
 
 
 class _Staged(NamedTuple):
@@ -127,6 +127,11 @@ class MemoryStore:
             partial.busy = False
             if partial.over or not (partial.progress.size or partial.progress.evidence):
                 del self._partials[digest]
+
+    async def room(self) -> Room:
+        """As much as an address space has."""
+        await anyio.lowlevel.checkpoint()
+        return Room(2**47 - self._bytes, 2**47)
 
     async def partials(self) -> list[Kept]:
         """The blobs of which a part has come."""
