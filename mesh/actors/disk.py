@@ -112,7 +112,8 @@ class DiskWatch:
                 self._becomes(Condition("read-only", one_line(error)))
             except StoreError as error:
                 self._becomes(Condition("failing", one_line(error)))
-            await self._tidy(has)
+            if self.condition.good:
+                await self._tidy(has)
             with anyio.move_on_after(_LOOK if self.condition.good else _LOOK_AGAIN):
                 await self._look.wait()
 

@@ -24,6 +24,7 @@ from mesh.node import Node
 from mesh.server import admin, blobs, blobstash, peers
 from mesh.server.answers import problem
 from mesh.server.auth import guard
+from mesh.server.descriptors import Descriptors, spared
 from mesh.server.flow import Receive, Scope, Send, with_flow
 
 log = logging.getLogger("mesh")
@@ -46,6 +47,7 @@ def create_app(node: Node, backend: str, connect: blobstash.Connect) -> Asgi:
         blobstash.add_routes(app, node, connect)
     key_file = node.config.key_file
     keys = read_keys(key_file) if key_file is not None else []
+    app.before_request(spared(Descriptors()))
     app.before_request(guard(node.config.endpoint()[0], keys))
 
     async def failed(error: MeshError) -> Response:

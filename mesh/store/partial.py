@@ -299,7 +299,7 @@ class Partials:
 
     async def kept(self) -> list[Kept]:
         """See BlobStore.partials."""
-        found = await self._work(_kept, self._files)
+        found = await self._work(_listed, self._files)
         return [Kept(digest, size, digest in self._open) for digest, size in sorted(found.items())]
 
     async def drop(self, digest: Digest) -> None:
@@ -360,6 +360,11 @@ def read_record(files: Files, digest: Digest) -> tuple[Progress | None, int]:
 def _line(said: _Head | _Saved) -> bytes:
     text = msgspec.json.encode(said)
     return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _listed(files: Files) -> dict[Digest, int]:
+    with translated("cannot list what has come of large blobs"):
+        return _kept(files)
 
 
 def _kept(files: Files) -> dict[Digest, int]:
