@@ -85,7 +85,10 @@ def spared(descriptors: Descriptors) -> Callable[[], Awaitable[Response | None]]
 
 
 def hush() -> None:
-    """Make a failing accept a line now and then instead of a traceback each time."""
+    """Make a failing accept a line now and then instead of a traceback each time.
+
+    And a connection that a stop cuts, nothing.
+    """
     for name in ("trio.serve_listeners", "asyncio"):
         logger = logging.getLogger(name)
         if not any(isinstance(each, _Hush) for each in logger.filters):
@@ -98,6 +101,9 @@ class _Hush(logging.Filter):
         self._said = float("-inf")
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and getattr(record.exc_info[0], "__name__", "") == "CancelledError":
+            # Python 3.11's streams report a connection whose task a stop has cancelled.
+            return False
         if "accept" not in record.getMessage():
             return True
         now = time.monotonic()

@@ -41,6 +41,8 @@ class DataDirectory:
         try:
             if pinned is None:
                 path.mkdir(parents=True, exist_ok=True)
+            elif path.is_dir():
+                _identity(path, pinned)  # before anything is made where a disk may be missing
             lock = _lock_file(path)
         except (FileExistsError, NotADirectoryError):
             raise ConfigError(f"data directory {path} is not a directory; choose another") from None

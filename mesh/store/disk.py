@@ -38,6 +38,7 @@ from mesh.store.segments import (
     SegmentWriter,
     segment_name,
 )
+from mesh.store.strangers import strangers
 
 log = logging.getLogger("mesh")
 
@@ -254,6 +255,8 @@ class _Writer:
         found = recover(files, self._opened)
         tidy(files, self._opened)
         self._last = found.last
+        if foreign := strangers(files):
+            log.warning("%s", foreign)
         state = self._opened.state()
         return _note(why, found, swept, state.blobs), Totals(state.blobs, state.bytes)
 

@@ -110,9 +110,10 @@ class MemoryFiles:
         return _MemoryReader(self._find(name))
 
     def list(self, name: str) -> list[Listed]:
-        below = (other for other in self._folders if other.startswith(f"{name}/"))
-        folders = [Listed(other[len(name) + 1 :], 0, False) for other in below]
-        contents = self._folder(name).now.items()
+        start = f"{name}/" if name else ""
+        below = (other[len(start) :] for other in self._folders if other.startswith(start))
+        folders = [Listed(other, 0, False) for other in below if other and "/" not in other]
+        contents = self._folder(name).now.items() if name else ()
         return sorted([*folders, *(Listed(each, len(file.data), True) for each, file in contents)])
 
     def rename(self, old: str, new: str) -> None:
