@@ -24,7 +24,8 @@ from pathlib import Path
 from random import Random
 
 from mesh.core.digest import digest_of
-from mesh.wire.frames import Kind, end, frame
+from mesh.wire.frames import FrameReader, Kind, end, frame
+from mesh.wire.messages import BatchRequest, encode
 from tests.forked import ForkedNode
 from tests.processes import NodeProcess, until
 
@@ -101,11 +102,8 @@ class Campaign:
         older = sorted(self._checked)
         if not everything:
             older = self._random.sample(older, min(10, len(older)))
-        for name in [*fresh, *older]:
-            link.request("GET", f"/v1/blobs/{name}")
-            answer = link.getresponse()
-            got = hashlib.blake2b(answer.read(), digest_size=32).hexdigest()
-            assert (answer.status, got) == (200, name), (self._seed, self._rounds)
+        wrong = _wrong(link, [*fresh, *older])
+        assert not wrong, f"seed {self._seed}, round {self._rounds}: wrong {wrong}"
         self._checked.update(fresh)
         link.close()
 
@@ -115,9 +113,10 @@ class Campaign:
         if self._random.random() < 0.3:
             sizes.append(LARGE)
         blobs = [self.ledger.blob(self._random, size) for size in sizes]
-        for data in blobs:
-            status, _, _ = self._source.request("POST", "/v1/blobs", data)
-            assert status in (200, 201)
+        small = [data for data in blobs if len(data) < LARGE]
+        assert self._source.request("POST", "/v1/batch", _framed(small))[0] == 200
+        for data in blobs[len(small) :]:
+            assert self._source.request("POST", "/v1/blobs", data)[0] == 201
 
     def _busy(self, where: tuple[str, int], node: ForkedNode) -> None:
         """Writers of all kinds, until the node is killed under them."""
@@ -148,8 +147,7 @@ class Campaign:
 
     def _batch(self, link: HTTPConnection, random: Random) -> None:
         blobs = [self.ledger.blob(random, random.randrange(9000)) for _ in range(40)]
-        frames = [frame(Kind.BLOB, digest_of(data), len(data)) + data for data in blobs]
-        status, body = _ask(link, "POST", "/v1/batch", b"".join([*frames, end(len(frames))]))
+        status, body = _ask(link, "POST", "/v1/batch", _framed(blobs))
         if status == 200 and json.loads(body)["rejected"] == 0:
             self.ledger.acknowledge([digest_of(data).hex() for data in blobs], "batch")
 
@@ -157,6 +155,31 @@ class Campaign:
         """What is listed has been acknowledged as well: so are blobs that a peer brought."""
         names = _listing(link, f"{random.randrange(256):02x}")
         self.ledger.acknowledge(sorted(names), "replicated or listed")
+
+
+def _framed(blobs: list[bytes]) -> bytes:
+    frames = [frame(Kind.BLOB, digest_of(data), len(data)) + data for data in blobs]
+    return b"".join([*frames, end(len(frames))])
+
+
+def _wrong(link: HTTPConnection, names: list[str]) -> set[str]:
+    """Those of `names` that do not come back as what they should be."""
+    left = set(names)
+    for at in range(0, len(names), 500):
+        digests = bytes.fromhex("".join(names[at : at + 500]))
+        link.request("POST", "/mesh/v1/batch", encode(BatchRequest(digests=digests)))
+        answer = link.getresponse()
+        assert answer.status == 200
+        reader = FrameReader()
+        frames = reader.feed(answer.read())
+        reader.finish()
+        for found in frames:
+            data = found.data
+            if found.kind == Kind.LARGE:
+                _, data = _ask(link, "GET", f"/v1/blobs/{found.digest.hex()}")
+            if hashlib.blake2b(data, digest_size=32).digest() == found.digest:
+                left.discard(found.digest.hex())
+    return left
 
 
 def _until_gone(
