@@ -24,7 +24,8 @@ log = logging.getLogger("mesh")
 # default reserve.
 _LOOK = 5.0
 
-# And at one that is not: whoever has made room waits no longer than this. A look writes 4 KiB.
+# And at one that is not: whoever has made room waits no longer than this. Such a look also writes
+# 4 KiB, to see whether that works again.
 _LOOK_AGAIN = 1.0
 
 
@@ -104,7 +105,7 @@ class DiskWatch:
         while True:
             self._look = anyio.Event()
             try:
-                self._room = await self._store.room()
+                self._room = await self._store.room(trial=not self.condition.good)
                 self._becomes(judged(self._room.free, self._kept_free, self.condition))
             except Full as error:
                 self._becomes(Condition("full", one_line(error)))

@@ -157,10 +157,10 @@ class BlobStore(Protocol):
     def resume(self, digest: Digest, source: Source) -> AbstractAsyncContextManager[Resumed | None]:
         """Go on with a large blob that `source` brings; None while somebody else does so."""
 
-    async def room(self) -> Room:
-        """Try the disk with a small write, and tell how much room there is.
+    async def room(self, *, trial: bool) -> Room:
+        """How much room there is. With `trial` a little is written first.
 
-        Raises what any write would meet now: Full, ReadOnly, StoreError.
+        Raises what a write would meet: ReadOnly; and with `trial` Full and StoreError.
         """
 
     async def partials(self) -> list[Kept]:

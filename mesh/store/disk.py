@@ -27,7 +27,7 @@ from mesh.store.index import Index, Row
 from mesh.store.large import PARTIAL, LargeIncoming, StagedFile, publish, sweep, withdraw
 from mesh.store.offload import Offload
 from mesh.store.partial import PartialFile, Partials, tidy
-from mesh.store.readonly import Lenient, index_in_memory, tried
+from mesh.store.readonly import Lenient, index_in_memory, room_of, tried
 from mesh.store.recovery import Found, large_name, mark_is_beyond, recover, segments
 from mesh.store.segments import (
     BLOB,
@@ -187,9 +187,9 @@ class DiskStore:
         """Go on with a large blob."""
         return self._partials.resume(digest, source)
 
-    async def room(self) -> Room:
-        """A small write, then what the file system says."""
-        return await self._work(tried, self._files)
+    async def room(self, *, trial: bool) -> Room:
+        """What the file system says, maybe after a small write."""
+        return await self._work(tried if trial else room_of, self._files)
 
     async def partials(self) -> list[Kept]:
         """The blobs of which a part has come."""

@@ -90,6 +90,7 @@ class PartialFile:
         self._held = 0
         self._saved = 0
         self._over = False
+        self._opened = False
 
     async def open(self) -> None:
         """Take up what is there, or begin; anew if this source may not go on with it."""
@@ -154,6 +155,7 @@ class PartialFile:
                 self._begin(Progress(alone=found.alone, evidence=found.evidence))
             else:
                 self._go_on(found, end)
+        self._opened = True
 
     def _holds(self, size: int) -> bool:
         """Whether the bytes are there that the record speaks of."""
@@ -246,7 +248,8 @@ class PartialFile:
             self._begin(Progress(alone=alone, evidence=evidence))
 
     def _close(self) -> None:
-        nothing = not self.progress.size and not self.progress.evidence
+        # What could not be opened may hold much, which is not known here.
+        nothing = self._opened and not self.progress.size and not self.progress.evidence
         with translated(_WHAT):
             try:
                 if not self._over and not self.sealed and self._data is not None:

@@ -22,12 +22,19 @@ _TRIAL = bytes(4096)
 _TRIAL_NAME = "tmp/trial"
 
 
-def tried(files: Files) -> Room:
-    """Write a little, and tell how much room there is; raises what the write met."""
+def room_of(files: Files) -> Room:
+    """How much room there is; ReadOnly when the file system takes no writes."""
     with translated("cannot write"):
         space = files.space()
         if space.read_only:
             raise OSError(errno.EROFS, "the file system is mounted read-only")
+    return Room(space.free, space.total)
+
+
+def tried(files: Files) -> Room:
+    """Write a little, and tell how much room there is; raises what the write met."""
+    room = room_of(files)
+    with translated("cannot write"):
         with suppress(FileNotFoundError):
             files.remove(_TRIAL_NAME)
         file = files.append_to(_TRIAL_NAME, create=True)
@@ -38,7 +45,7 @@ def tried(files: Files) -> Room:
             file.close()
             with suppress(OSError):
                 files.remove(_TRIAL_NAME)
-    return Room(space.free, space.total)
+    return room
 
 
 def index_in_memory(path: Path | None) -> Index:

@@ -26,15 +26,17 @@ class Disk(MemoryStore):
         self.free = free
         self.error: StoreError | None = None
         self.looks = 0
+        self.trials = 0
 
     async def commit(self, items: list[Item]) -> list[bool]:
         if self.error is not None:
             raise self.error
         return await super().commit(items)
 
-    async def room(self) -> Room:
-        await super().room()
+    async def room(self, *, trial: bool) -> Room:
+        await super().room(trial=trial)
         self.looks += 1
+        self.trials += trial
         if self.error is not None:
             raise self.error
         return Room(self.free, 1000 * GIB)
@@ -163,6 +165,7 @@ async def test_a_disk_is_looked_at_now_and_then(autojump_clock: MockClock) -> No
         await world.start("a", store=store)
         await trio.sleep(HOUR)
         assert HOUR / 10 < store.looks < HOUR / 2
+        assert store.trials == 0, "one that is well is not written to"
 
 
 @trio_test

@@ -653,10 +653,10 @@ class FullUp(MemoryStore):
             raise Full("no room for more; make some")
         return await super().commit(items)
 
-    async def room(self) -> Room:
+    async def room(self, *, trial: bool) -> Room:
         if self.full:
             raise Full("no room for more; make some")
-        return await super().room()
+        return await super().room(trial=trial)
 
 
 @trio_test

@@ -123,6 +123,9 @@ async def test_whichever_call_fails_what_was_saved_is_there(code: int) -> None:
                 break
             assert failure is None or isinstance(failure, Full) == (code == errno.ENOSPC)
             if await store.size(NAME) is None:
+                async with store.resume(NAME, b"0") as arriving:
+                    assert arriving is not None
+                    assert arriving.progress.size >= receiver.saved
                 await receiver.run(store)
         await goes_on(files.disk.crash(nth), receiver.saved)
     assert nth > 25
