@@ -15,7 +15,6 @@ from anyio.abc import TaskGroup
 from mesh.actors.actor import supervise
 from mesh.actors.disk import StoreStatus
 from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.large import Lies
 from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits
@@ -116,7 +115,6 @@ class Node:
             hello=self.hello,
             interval=config.interval_seconds,
             released=self._ask_others,
-            lies=Lies(),
         )
         self._replicas = [
             (address, connect(address, self.keeper.known))

@@ -10,6 +10,7 @@ from anyio import create_memory_object_stream, create_task_group
 
 from mesh.actors.actor import Reply
 from mesh.actors.disk import DiskWatch
+from mesh.actors.lies import Lies
 from mesh.core.digest import Digest
 from mesh.core.plan import Claims
 from mesh.core.tree import Tree
@@ -62,6 +63,7 @@ class Keeper:
         """
         self.store = store
         self.disk = DiskWatch(store, reserve, on_recovery)
+        self.lies = Lies()
         self.tree: Tree | None = None
         self._on_new = on_new
         self._claims: Claims[Holder] = Claims()
