@@ -13,6 +13,7 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
+from mesh.actors.disk import StoreStatus
 from mesh.actors.keeper import Holder, Keeper
 from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
 from mesh.actors.roster import Roster
@@ -63,6 +64,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int
     bytes: int
     uptime_seconds: float
+    store: StoreStatus
     peers: list[PeerStatus]
 
 
@@ -99,7 +101,9 @@ class Node:
         self._random = random
         self._state = "opening"
         self._began: float | None = None
-        self.keeper = Keeper(store, self._announce)
+        self.keeper = Keeper(
+            store, self._announce, reserve=config.reserve_bytes, on_recovery=self._ask_all
+        )
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
         limits = Limits(work, config.max_replica_bytes)
@@ -172,6 +176,7 @@ class Node:
             blobs=totals.blobs,
             bytes=totals.bytes,
             uptime_seconds=now - self._began if self._began is not None else 0.0,
+            store=self.keeper.disk.status(),
             peers=[peer.status(root) for peer in self.peers],
         )
 
@@ -245,6 +250,12 @@ class Node:
         for peer in others:
             self._scheduler.hint(peer)
         return bool(others)
+
+    def _ask_all(self) -> None:
+        """What was not fetched while the store could not take it is fetched now."""
+        for peer in self.peers:
+            self._scheduler.contacted(peer)
+            self._scheduler.hint(peer)
 
     def _announce(self, digests: Sequence[Digest], source: Holder) -> None:
         for peer in self.peers:

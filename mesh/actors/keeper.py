@@ -9,6 +9,8 @@ import anyio
 from anyio import create_memory_object_stream, create_task_group
 
 from mesh.actors.actor import Reply
+from mesh.actors.disk import DiskWatch
+from mesh.actors.lies import Lies
 from mesh.core.digest import Digest
 from mesh.core.plan import Claims
 from mesh.core.tree import Tree
@@ -47,10 +49,21 @@ class Keeper:
     """
 
     def __init__(
-        self, store: BlobStore, on_new: Callable[[Sequence[Digest], Holder], None]
+        self,
+        store: BlobStore,
+        on_new: Callable[[Sequence[Digest], Holder], None],
+        *,
+        reserve: int | None = None,
+        on_recovery: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_new` is told after each commit what is new and who brought it; it must not block."""
+        """`on_new` is told after each commit what is new and who brought it; it must not block.
+
+        `reserve`: bytes of the disk that stay free, None for the default. `on_recovery` is told
+        when the store takes blobs again after it did not.
+        """
         self.store = store
+        self.disk = DiskWatch(store, reserve, on_recovery)
+        self.lies = Lies()
         self.tree: Tree | None = None
         self._on_new = on_new
         self._claims: Claims[Holder] = Claims()
@@ -63,6 +76,7 @@ class Keeper:
         async with create_task_group() as group:
             if self.tree is None:
                 group.start_soon(self._build)
+            group.start_soon(self.disk.run, self.has)
             while True:
                 await self._commit(await self._gather())
 
@@ -92,6 +106,8 @@ class Keeper:
         """
         if not items:
             return []
+        if not all(self.has(item.digest) for item in items):
+            self.disk.admit(0)  # what is known needs no room
         put = _Put(items, source)
         try:
             await self._in.send(put)
@@ -106,7 +122,7 @@ class Keeper:
     ) -> list[Digest]:
         """Those of `digests` that are neither here nor on their way from another peer."""
         tree = self.tree
-        if tree is None:
+        if tree is None or not self.disk.condition.good:
             return []
         missing = [digest for digest in digests if digest not in tree]
         return self._claims.take(holder, missing, anyio.current_time(), offered=offered)
@@ -118,7 +134,7 @@ class Keeper:
     def hold(self, holder: Holder, digest: Digest) -> bool:
         """Whether a blob is still missing and the holder's to bring; renews its claim."""
         tree = self.tree
-        missing = tree is not None and digest not in tree
+        missing = tree is not None and digest not in tree and self.disk.condition.good
         return missing and self._claims.hold(holder, digest, anyio.current_time())
 
     def renew(self, holder: Holder, digests: Iterable[Digest]) -> None:
@@ -136,6 +152,10 @@ class Keeper:
     def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
         """The holder could not deliver these; it is not asked for them again for a while."""
         self._claims.failed(holder, digests, anyio.current_time())
+
+    def has(self, digest: Digest) -> bool:
+        """Whether a blob is in the tree."""
+        return self.tree is not None and digest in self.tree
 
     # --- the actor ---------------------------------------------------------------------------
 
@@ -170,6 +190,7 @@ class Keeper:
                 self._settle(puts, fresh)
             except StoreError as error:
                 failure = error
+                self.disk.met(error)
             finally:
                 for put in puts:
                     put.reply.fail(failure)

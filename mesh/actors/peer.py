@@ -226,7 +226,7 @@ class Peer:
             missing_here=here,
             missing_there=there,
             last_success_seconds_ago=self.pulled_seconds_ago,
-            last_error=self._error,
+            last_error=self._error or self._host.keeper.lies.get(self.holder),
             failures=self._failures,
             rounds=self._rounds,
             fetched_blobs=moved[0],
@@ -286,9 +286,9 @@ class Peer:
         self._round = run = Round(
             keeper,
             self._replica,
-            self._holder,
+            self.holder,
             self._host.limits,
-            pulling=self.address.pulls,
+            pulling=self.address.pulls and keeper.disk.condition.good,
         )
         pushing = self.address.pushes and (request.push or self._never_pulls(meeting))
         hello = self._host.hello() if pushing else None
@@ -319,7 +319,8 @@ class Peer:
         return "peer" if meeting.ready else "building"
 
     @property
-    def _holder(self) -> Holder:
+    def holder(self) -> Holder:
+        """Under which name it brings blobs."""
         return self.node or self.address.url.encode()
 
     def _never_pulls(self, meeting: Meeting) -> bool:
@@ -368,6 +369,9 @@ class Peer:
             log.info("peer %s is back", self.name)
         self._failures = 0
         self._error = stats.refusal or None
+        disk = self._host.keeper.disk.condition
+        if stats.missing_here and self.address.pulls and not disk.good:
+            self._error = f"nothing is fetched, the store is {disk.state}: {disk.reason}"
         if stats.proven:
             self._succeeded = anyio.current_time()
         if stats.fetched or stats.sent:

@@ -66,6 +66,9 @@ def run_command(
     blobstash: Annotated[
         bool | None, typer.Option("--blobstash/--no-blobstash", help="answer BlobStash's requests")
     ] = None,
+    node_id: Annotated[
+        str | None, typer.Option(help="accept only this node's data directory; as status shows it")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="a TOML file")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
@@ -82,6 +85,7 @@ def run_command(
         "key_file": key_file,
         "peer_key_file": peer_key_file,
         "blobstash": blobstash,
+        "node_id": node_id,
     }
     from mesh.cli import run
 

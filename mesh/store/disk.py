@@ -10,21 +10,24 @@ import itertools
 import logging
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 
 from mesh.core.digest import Digest, digest_of
+from mesh.core.partial import Kept, Source
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree, prefix_range
-from mesh.errors import Corrupt, StoreError
-from mesh.store.base import Blob, Entry, Item, Totals
+from mesh.errors import Corrupt, Full, ReadOnly, StoreError, one_line
+from mesh.store.base import Blob, Entry, Item, Room, Totals
 from mesh.store.faults import is_damage, translated
 from mesh.store.files import Files, Reader
 from mesh.store.index import Index, Row
-from mesh.store.large import LargeIncoming, StagedFile, publish, sweep, withdraw
+from mesh.store.large import PARTIAL, LargeIncoming, StagedFile, publish, sweep, withdraw
 from mesh.store.offload import Offload
+from mesh.store.partial import PartialFile, Partials, tidy
+from mesh.store.readonly import Lenient, index_in_memory, room_of, tried
 from mesh.store.recovery import Found, large_name, mark_is_beyond, recover, segments
 from mesh.store.segments import (
     BLOB,
@@ -35,6 +38,7 @@ from mesh.store.segments import (
     SegmentWriter,
     segment_name,
 )
+from mesh.store.strangers import strangers
 
 log = logging.getLogger("mesh")
 
@@ -78,6 +82,7 @@ class DiskStore:
         self._waiting: anyio.Semaphore | None = None
         self._totals = Totals(0, 0)
         self._temporary = itertools.count(1)
+        self._partials = Partials(files, work)
 
     @property
     def totals(self) -> Totals:
@@ -89,6 +94,12 @@ class DiskStore:
         self._free = list(self._lanes)
         self._waiting = anyio.Semaphore(len(self._lanes))
         note, self._totals = await self._write_lane(self._writer.open)
+        if self._writer.in_memory and self._index is not None:
+            # The index on the disk cannot be used: all go to the one that the writer has.
+            for lane, _ in self._lanes:
+                lane.close()
+            self._lanes = [(self._write_lane, _ReadSide(self._files, None, self._writer))]
+            self._free, self._waiting = list(self._lanes), anyio.Semaphore(1)
         for lane, side in self._lanes:
             await lane(side.open)
         return note
@@ -103,7 +114,10 @@ class DiskStore:
 
     async def commit(self, items: Sequence[Item]) -> list[bool]:
         """Append, sync, index: see BlobStore.commit."""
-        fresh, self._totals = await self._write_lane(self._writer.commit, list(items))
+        try:
+            fresh, self._totals = await self._write_lane(self._writer.commit, list(items))
+        finally:
+            self._partials.committed(items)
         return fresh
 
     async def size(self, digest: Digest) -> int | None:
@@ -167,6 +181,24 @@ class DiskStore:
             with anyio.CancelScope(shield=True):
                 await arriving.drop()
 
+    def resume(
+        self, digest: Digest, source: Source
+    ) -> AbstractAsyncContextManager[PartialFile | None]:
+        """Go on with a large blob."""
+        return self._partials.resume(digest, source)
+
+    async def room(self, *, trial: bool) -> Room:
+        """What the file system says, maybe after a small write."""
+        return await self._work(tried if trial else room_of, self._files)
+
+    async def partials(self) -> list[Kept]:
+        """The blobs of which a part has come."""
+        return await self._partials.kept()
+
+    async def drop_partial(self, digest: Digest) -> None:
+        """Forget what has come of a blob."""
+        await self._partials.drop(digest)
+
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[tuple[Offload, _ReadSide]]:
         """A lane that nobody else uses meanwhile."""
@@ -190,17 +222,51 @@ class _Writer:
         self._segment: SegmentWriter | None = None
         self._settled: set[str] = set()
         self._last = 0
+        self.in_memory = index is None
 
     def open(self) -> tuple[str, Totals]:
+        try:
+            with translated("cannot open the store"):
+                return self._recovered(self._files, self._open_index)
+        except StoreError as error:
+            if not self._unwritable(error):
+                raise
+            log.error("%s; reading goes on with an index in memory", one_line(error))
+        self.close()
+        self.in_memory = True
         with translated("cannot open the store"):
-            for directory in ("segments", "large", "tmp"):
-                self._files.make_directory(directory)
-            swept = sweep(self._files)
-            why = self._open_index()
-            found = recover(self._files, self._opened)
+            note, totals = self._recovered(Lenient(self._files), self._open_in_memory)
+        return f"the disk takes no writes; {note}", totals
+
+    def _unwritable(self, error: StoreError) -> bool:
+        """Whether a start failed because the disk takes no writes; SQLite does not always say."""
+        if isinstance(error, Full | ReadOnly):
+            return True
+        try:
+            tried(self._files)
+        except StoreError as met:
+            return isinstance(met, Full | ReadOnly)
+        return False
+
+    def _recovered(self, files: Files, open_index: Callable[[], str]) -> tuple[str, Totals]:
+        for directory in ("segments", "large", "tmp", PARTIAL):
+            files.make_directory(directory)
+        swept = sweep(files)
+        why = open_index()
+        found = recover(files, self._opened)
+        tidy(files, self._opened)
         self._last = found.last
+        if foreign := strangers(files):
+            log.warning("%s", foreign)
         state = self._opened.state()
         return _note(why, found, swept, state.blobs), Totals(state.blobs, state.bytes)
+
+    def _open_in_memory(self) -> str:
+        self.index = index_in_memory(self._path)
+        if mark_is_beyond(Lenient(self._files), self.index):
+            self.index.close()
+            self.index = index_in_memory(None)
+        return ""
 
     @property
     def _opened(self) -> Index:

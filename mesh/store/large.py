@@ -21,6 +21,9 @@ from mesh.store.recovery import large_name
 # Bytes handed to a thread at a time: hashing a MiB takes 1.5 ms, the hand-over 0.05 ms.
 _PIECE = 1024 * 1024
 
+# Where large blobs that arrive in several goes are (store/partial.py).
+PARTIAL = "partial"
+
 
 class StagedFile(NamedTuple):
     """A large blob that is whole and durable in a temporary file."""
@@ -123,10 +126,16 @@ def publish(files: Files, staged: Sequence[StagedFile], settled: set[str]) -> No
 
 
 def withdraw(files: Files, staged: Sequence[StagedFile]) -> None:
-    """Take back what was published and then not recorded; nobody was told of it."""
+    """Take back what was published and then not recorded; nobody was told of it.
+
+    What came in several goes is put back where it was: it need not come again.
+    """
     for item in staged:
         with suppress(OSError):
-            files.remove(large_name(item.digest))
+            if item.name.startswith(f"{PARTIAL}/"):
+                files.rename(large_name(item.digest), item.name)
+            else:
+                files.remove(large_name(item.digest))
 
 
 def sweep(files: Files) -> int:
