@@ -16,6 +16,7 @@ from mesh.store.base import Blob, Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files
 from mesh.store.offload import Offload
+from mesh.store.pieces import Sums, encode_sums, sums_name
 from mesh.store.recovery import large_name
 
 # Bytes handed to a thread at a time: hashing a MiB takes 1.5 ms, the hand-over 0.05 ms.
@@ -23,11 +24,12 @@ _PIECE = 1024 * 1024
 
 
 class StagedFile(NamedTuple):
-    """A large blob that is whole and durable in a temporary file."""
+    """A large blob that is whole and durable in a temporary file, and the sums of its pieces."""
 
     digest: Digest
     size: int
     name: str
+    sums: bytes
 
 
 class LargeIncoming:
@@ -41,6 +43,7 @@ class LargeIncoming:
         self._pieces: list[bytes] = []
         self._held = 0
         self._hasher = new_hasher()
+        self._sums = Sums()
         self._file: Appender | None = None
         self._made = False
         self.size = 0
@@ -61,7 +64,8 @@ class LargeIncoming:
             digest = await self._work(digest_of, data) if len(data) > 65536 else digest_of(data)
             return Blob(digest, data)
         await self._work(self._seal)
-        return StagedFile(Digest(self._hasher.digest()), self.size, self._name)
+        digest = Digest(self._hasher.digest())
+        return StagedFile(digest, self.size, self._name, self._sums.finish())
 
     async def drop(self) -> None:
         """Remove what is left of the temporary file."""
@@ -76,6 +80,7 @@ class LargeIncoming:
                 self._made = True
             for piece in self._pieces:
                 self._hasher.update(piece)
+                self._sums.update(piece)
             self._file.append(self._pieces)
         self._pieces.clear()
         self._held = 0
@@ -107,6 +112,7 @@ def publish(files: Files, staged: Sequence[StagedFile]) -> None:
         directory = name.rpartition("/")[0]
         files.make_directory(directory)
         files.rename(item.name, name)
+        write_sums(files, item.digest, item.size, item.sums)
         files.sync_directory(directory)
         # The directory may be there since a crash that came before its own name was synced.
         files.sync_directory("large")
@@ -115,8 +121,25 @@ def publish(files: Files, staged: Sequence[StagedFile]) -> None:
 def withdraw(files: Files, staged: Sequence[StagedFile]) -> None:
     """Take back what was published and then not recorded; nobody was told of it."""
     for item in staged:
+        for name in (large_name(item.digest), sums_name(large_name(item.digest))):
+            with suppress(OSError):
+                files.remove(name)
+
+
+def write_sums(files: Files, digest: Digest, size: int, sums: bytes) -> None:
+    """Keep the sums of a large blob beside it; when that fails they are derived when needed."""
+    name = sums_name(large_name(digest))
+    with suppress(OSError):
+        files.remove(name)
+    try:
+        file = files.append_to(name, create=True)
+        try:
+            file.append([encode_sums(digest, size, sums)])
+        finally:
+            file.close()
+    except OSError:
         with suppress(OSError):
-            files.remove(large_name(item.digest))
+            files.remove(name)
 
 
 def sweep(files: Files) -> int:
