@@ -13,8 +13,10 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
+from mesh.actors.fetcher import Fetcher, Source
 from mesh.actors.keeper import Holder, Keeper
 from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
+from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits
 from mesh.actors.scheduler import Scheduler
@@ -52,8 +54,19 @@ class Identity(msgspec.Struct, frozen=True):
     name: str
 
 
+class WantedStatus(msgspec.Struct, frozen=True):
+    """A blob that was found damaged and is not back yet; `since` in seconds since 1970."""
+
+    digest: str
+    reason: str
+    since: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /v1/status`. `root` is null while the tree is being built."""
+    """`GET /v1/status`. `root` is null while the tree is being built.
+
+    `wanted` has the first hundred of the `wanted_blobs`.
+    """
 
     node_id: str
     name: str
@@ -63,6 +76,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int
     bytes: int
     uptime_seconds: float
+    wanted_blobs: int = 0
+    wanted: list[WantedStatus] = []
     peers: list[PeerStatus]
 
 
@@ -99,7 +114,7 @@ class Node:
         self._random = random
         self._state = "opening"
         self._began: float | None = None
-        self.keeper = Keeper(store, self._announce)
+        self.keeper = Keeper(store, self._announce, self._ask_all)
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
         limits = Limits(work, config.max_replica_bytes)
@@ -118,6 +133,8 @@ class Node:
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
         self.service = Service(self.keeper, limits, self.hello, self)
+        self._fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
+        self.reader = Reader(self.keeper, self._fetcher if config.read_through else None)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -139,6 +156,7 @@ class Node:
                 log.info("ready: root %s", self.keeper.known().root.hex())
         finally:
             self.keeper.close()
+            self._fetcher.close()
             for peer in self.peers:
                 peer.close()
             with anyio.CancelScope(shield=True):
@@ -147,7 +165,11 @@ class Node:
                 await self.store.close()
 
     def _start(self, group: TaskGroup) -> None:
-        actors = {"keeper": self.keeper.run, "scheduler": self._scheduler.run}
+        actors = {
+            "keeper": self.keeper.run,
+            "scheduler": self._scheduler.run,
+            "fetcher": self._fetcher.run,
+        }
         for peer in self.peers:
             actors[f"peer {peer.address.place}"] = peer.run
             actors[f"announcer {peer.address.place}"] = peer.announcer.run
@@ -161,7 +183,7 @@ class Node:
         """How the node and its peers stand; answers from the first moment."""
         tree = self.keeper.tree
         root = tree.root if tree is not None else None
-        totals = self.store.totals
+        totals, wants = self.store.totals, self.store.wants
         now = anyio.current_time()
         return Status(
             node_id=self.identity.node_id.hex(),
@@ -172,6 +194,8 @@ class Node:
             blobs=totals.blobs,
             bytes=totals.bytes,
             uptime_seconds=now - self._began if self._began is not None else 0.0,
+            wanted_blobs=wants.total,
+            wanted=[WantedStatus(w.digest.hex(), w.reason, w.since) for w in wants.first],
             peers=[peer.status(root) for peer in self.peers],
         )
 
@@ -245,6 +269,17 @@ class Node:
         for peer in others:
             self._scheduler.hint(peer)
         return bool(others)
+
+    def _ask_all(self) -> None:
+        """Blobs turned out to be damaged: whoever has them is asked soon."""
+        for peer in self.peers:
+            if peer.counts:
+                self._scheduler.hint(peer)
+
+    def _sources(self) -> list[Source]:
+        """Whom to ask for a blob, those that answered at the last try first."""
+        sources = [peer.source for peer in self.peers]
+        return sorted((s for s in sources if s is not None), key=lambda s: not s.reachable)
 
     def _announce(self, digests: Sequence[Digest], source: Holder) -> None:
         for peer in self.peers:

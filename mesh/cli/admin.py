@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 
 import msgspec
 from anyio import create_task_group
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from mesh.actors.peer import PeerStatus, RoundStats
 from mesh.config import Address
-from mesh.errors import InputError
+from mesh.errors import InputError, printable
 from mesh.node import Status, WaitReport
 from mesh.transport.client import NodeClient, node_client
 
@@ -44,6 +45,7 @@ async def status(address: Address, *, as_json: bool) -> None:
         node = await client.status(Status)
     print(f"{node.name} ({node.node_id}), mesh {node.version}, {node.state}")
     print(f"{node.blobs} blobs, {size_text(node.bytes)}; root {node.root or 'is being built'}")
+    _print_wanted(node)
     if not node.peers:
         print("no peers")
         return
@@ -53,6 +55,15 @@ async def status(address: Address, *, as_json: bool) -> None:
     Console().print(table)
     for peer in node.peers:
         print(f"{peer.name}: {peer.url}" + (f": {peer.last_error}" if peer.last_error else ""))
+
+
+def _print_wanted(node: Status) -> None:
+    """The blobs that were found damaged and have not come back."""
+    for wanted in node.wanted:
+        since = datetime.fromtimestamp(wanted.since).strftime("%Y-%m-%d %H:%M")
+        print(f"wanted since {since}: {wanted.digest}: {printable(wanted.reason)}")
+    if node.wanted_blobs > len(node.wanted):
+        print(f"wanted: {node.wanted_blobs - len(node.wanted)} more")
 
 
 def _row(peer: PeerStatus) -> tuple[str, ...]:

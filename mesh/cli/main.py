@@ -66,6 +66,10 @@ def run_command(
     blobstash: Annotated[
         bool | None, typer.Option("--blobstash/--no-blobstash", help="answer BlobStash's requests")
     ] = None,
+    read_through: Annotated[
+        bool | None,
+        typer.Option("--read-through/--no-read-through", help="fetch what is asked for from peers"),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="a TOML file")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
@@ -82,6 +86,7 @@ def run_command(
         "key_file": key_file,
         "peer_key_file": peer_key_file,
         "blobstash": blobstash,
+        "read_through": read_through,
     }
     from mesh.cli import run
 
