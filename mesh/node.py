@@ -20,6 +20,7 @@ from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits
 from mesh.actors.scheduler import Scheduler
+from mesh.actors.scrubber import Scrubber
 from mesh.actors.service import Service
 from mesh.config import Address, Config
 from mesh.core.digest import Digest
@@ -134,6 +135,7 @@ class Node:
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
         self.service = Service(self.keeper, limits, self.hello, self)
         self._fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
+        self.scrubber = Scrubber(store, config.scrub_bytes_per_second, config.scrub_days, random)
         self.reader = Reader(self.keeper, self._fetcher if config.read_through else None)
 
     # --- life ----------------------------------------------------------------------------------
@@ -169,6 +171,7 @@ class Node:
             "keeper": self.keeper.run,
             "scheduler": self._scheduler.run,
             "fetcher": self._fetcher.run,
+            "scrubber": self.scrubber.run,
         }
         for peer in self.peers:
             actors[f"peer {peer.address.place}"] = peer.run

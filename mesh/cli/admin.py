@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mesh.actors.peer import PeerStatus, RoundStats
+from mesh.actors.scrubber import ScrubStatus
 from mesh.config import Address
 from mesh.errors import InputError, printable
 from mesh.node import Status, WaitReport
@@ -76,6 +77,21 @@ def _row(peer: PeerStatus) -> tuple[str, ...]:
         "?" if peer.missing_there is None else str(peer.missing_there),
         "never" if ago is None else f"{ago:.0f} s ago",
     )
+
+
+async def scrub(address: Address, verb: str | None, *, as_json: bool) -> None:
+    """Tell the scrub what to do, and how it stands then."""
+    async with node_client(address) as client:
+        if as_json:
+            print(bytes(await client.scrub(verb, msgspec.Raw)).decode())
+            return
+        stands = await client.scrub(verb, ScrubStatus)
+    read = stands.now
+    found = f"{read.blobs} of {stands.blobs} blobs ({size_text(read.bytes)}) read"
+    print(f"scrub: {stands.state}; {found}, {read.damaged} damaged in this pass")
+    print(f"at up to {size_text(stands.bytes_per_second)} a second; passes done: {stands.passes}")
+    if stands.next_seconds is not None:
+        print(f"the next pass begins in {stands.next_seconds / 3600:.1f} hours")
 
 
 async def sync(node: Address, names: list[str]) -> bool:

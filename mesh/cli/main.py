@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,16 @@ from mesh.config import (
 from mesh.core.digest import parse_digest, parse_prefix
 from mesh.errors import ConfigError, InputError, MeshError, one_line
 from mesh.node import package_version
+
+
+class ScrubOrder(StrEnum):
+    """What can be asked of a scrub."""
+
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    STATUS = "status"
+
 
 app = typer.Typer(
     help="Keep immutable, content-addressed blobs identical on many nodes.",
@@ -197,6 +208,20 @@ def wait_command(
     from mesh.cli import admin
 
     _ended(anyio.run(admin.wait, _node(node, key_file), timeout))
+
+
+@app.command("scrub")
+def scrub_command(
+    order: Annotated[ScrubOrder, typer.Argument(help="what to do; status only looks")],
+    as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/scrub says")] = False,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Read everything again to find what has rotted: start, pause, resume, or see how it stands."""
+    from mesh.cli import admin
+
+    verb = None if order is ScrubOrder.STATUS else order.value
+    anyio.run(partial(admin.scrub, _node(node, key_file), verb, as_json=as_json))
 
 
 blobstash_app = typer.Typer(help="Talk to BlobStash servers.", no_args_is_help=True)

@@ -169,18 +169,19 @@ class MemoryStore:
         return Tree(self._blobs)
 
     async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
-        """Check the next blobs; a place is how many were checked before."""
+        """Check the next blobs, by digest; a place is the first bytes of one, as a number."""
         await anyio.lowlevel.checkpoint()
-        blobs = read = damaged = 0
-        for digest in list(self._blobs)[cursor.offset :]:
+        blobs = read = damaged = last = 0
+        for digest in sorted(d for d in self._blobs if _number(d) >= cursor.offset):
             if blobs and read >= room:
                 break
+            last = _number(digest)
             try:
                 read += len(self._checked(digest) or b"")
             except Corrupt:
                 damaged += 1
             blobs += 1
-        after = Cursor(0, cursor.offset + blobs) if blobs else None
+        after = Cursor(0, last + 1) if blobs else None
         return Scrubbed(after, blobs, read, damaged)
 
     async def note(self, name: str, value: bytes) -> None:
@@ -197,6 +198,10 @@ class MemoryStore:
     async def incoming(self) -> AsyncIterator[_MemoryIncoming]:
         """Take in a blob of unknown size."""
         yield _MemoryIncoming()
+
+
+def _number(digest: Digest) -> int:
+    return int.from_bytes(digest[:8], "big")
 
 
 class _MemoryIncoming:
