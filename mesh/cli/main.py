@@ -258,6 +258,47 @@ def blobstash_sync_command(
     print(blobstash.shown(stats, as_json=as_json))
 
 
+store_app = typer.Typer(
+    help="Look after a data directory on which no node is running.", no_args_is_help=True
+)
+app.add_typer(store_app, name="store")
+DataOption = Annotated[Path, typer.Option("--data", help="the data directory")]
+
+
+@store_app.command("check")
+def store_check_command(
+    data: DataOption = Path("data"),
+    read_data: Annotated[
+        bool, typer.Option("--read-data", help="read every byte, not only what should be where")
+    ] = False,
+) -> None:
+    """Say what is wrong, change nothing; exit 1 if something is."""
+    from mesh.cli import run, store
+
+    run.start_logging("error")
+    _ended(store.check(data, read_data=read_data))
+
+
+@store_app.command("rebuild")
+def store_rebuild_command(data: DataOption = Path("data")) -> None:
+    """Make the index anew from the log."""
+    from mesh.cli import run, store
+
+    run.start_logging("warning")
+    store.rebuild(data)
+
+
+@store_app.command("stats")
+def store_stats_command(
+    data: DataOption = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Count what is there."""
+    from mesh.cli import store
+
+    store.stats(data, as_json=as_json)
+
+
 @app.command("version")
 def version_command() -> None:
     """Print the version."""

@@ -38,7 +38,8 @@ from mesh.store.large import LargeIncoming, StagedFile, publish, sweep, withdraw
 from mesh.store.offload import Offload
 from mesh.store.pieces import PIECE
 from mesh.store.reading import Hashing, LargeFile, ReadSide, Rotten
-from mesh.store.recovery import Found, mark_is_beyond, recover, segments
+from mesh.store.rebuild import DIRECTORIES, note, remove_index
+from mesh.store.recovery import mark_is_beyond, recover, segments
 from mesh.store.scrubbing import Scrubbing
 from mesh.store.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
@@ -310,26 +311,27 @@ class _Writer:
 
     def open(self) -> str:
         with translated("cannot open the store"):
-            for directory in ("segments", "large", "tmp", "damaged"):
+            for directory in DIRECTORIES:
                 self._files.make_directory(directory)
             swept = sweep(self._files)
             why = self._open_index()
             found = recover(self._files, self._opened)
         self._last = max(self._last, found.last)
         self._count()
-        return _note(why, found, swept, self.totals.blobs)
+        return note(why, found, swept, self.totals.blobs)
 
     def rebuild(self, error: IndexDamaged) -> None:
         """The index, from the log, while the store is open."""
         log.error("%s; rebuilding it from the log", error)
         with translated("cannot rebuild the index"):
             self.close()
-            self._remove_index()
+            if self._path is not None:
+                remove_index(self._path)
             self.index = Index(self._name, write=True)
             found = recover(self._files, self.index)
         self._last = max(self._last, found.last)
         self._count()
-        log.warning("index: %s", _note("rebuilt; ", found, 0, self.totals.blobs))
+        log.warning("index: %s", note("rebuilt; ", found, 0, self.totals.blobs))
 
     @property
     def _opened(self) -> Index:
@@ -359,14 +361,9 @@ class _Writer:
             why = f"index was damaged ({error}), rebuilt; "
         except IndexDamaged as error:
             why = f"index was damaged ({error}), rebuilt; "
-        self._remove_index()
+        remove_index(self._path)
         self.index = Index(self._name, write=True)
         return why
-
-    def _remove_index(self) -> None:
-        if self._path is not None:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._segment is not None:
@@ -467,17 +464,3 @@ def _nobody(_damage: Damage) -> None:
 
 def _nothing() -> None:
     """Nobody watches."""
-
-
-def _note(why: str, found: Found, swept: int, blobs: int) -> str:
-    """What a start found and did, in a line."""
-    parts = [f"{blobs} blobs"]
-    if found.adopted:
-        parts.append(f"{found.adopted} adopted from the log")
-    if found.cut:
-        parts.append(f"{found.cut} bytes of an unfinished write cut")
-    if found.damaged:
-        parts.append(f"{found.damaged} damaged bytes left where they are")
-    if swept:
-        parts.append(f"{swept} unfinished uploads removed")
-    return why + ", ".join(parts)

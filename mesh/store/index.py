@@ -259,6 +259,12 @@ class Index:
         query = "SELECT digest, reason, since FROM wanted ORDER BY since, digest LIMIT ?"
         return count, list(map(_wanted, self._db.execute(query, (limit,))))
 
+    def large(self) -> tuple[int, int]:
+        """How many blobs are large, and their sizes summed; looks at all rows."""
+        query = "SELECT count(*), coalesce(sum(size), 0) FROM blobs WHERE size >= ?"
+        count, size = self._db.execute(query, (LARGE_BLOB,)).fetchone()
+        return count, size
+
     def is_wanted(self, digest: Digest) -> bool:
         """Whether a blob is wanted."""
         query = "SELECT 1 FROM wanted WHERE digest = ?"

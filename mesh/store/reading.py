@@ -91,12 +91,13 @@ class LargeFile:
             self._rotten(f"ends at {start + len(data)} of {self.row.size} bytes", at)
         return data
 
-    def hashed(self, digest: Digest, sums: bytes) -> None:
-        """The whole has been read: keep the sums if it is the blob."""
+    def hashed(self, digest: Digest, sums: bytes, *, keep: bool) -> None:
+        """The whole has been read: take the sums, and keep them, if it is the blob."""
         if digest != self.row.digest:
             self._rotten("is not the blob of that name", WHOLE)
         self.sums = sums
-        write_sums(self._files, self.row.digest, self.row.size, sums)
+        if keep:
+            write_sums(self._files, self.row.digest, self.row.size, sums)
 
     def _rotten(self, what: str, piece: int) -> None:
         raise Rotten(Damage(self.row.digest, f"{self._name} {what}", piece))
@@ -117,8 +118,10 @@ class LargeFile:
 class Hashing:
     """A large blob read from end to end, step by step, because its sums are not known."""
 
-    def __init__(self, file: LargeFile) -> None:
+    def __init__(self, file: LargeFile, *, keep: bool = True) -> None:
+        """`keep`: write the sums down when it is the blob."""
         self.file = file
+        self._keep = keep
         self.at = 0
         self._name = new_hasher()
         self._sums = Sums()
@@ -134,7 +137,7 @@ class Hashing:
             room -= len(data)
         if self.at < size:
             return False
-        self.file.hashed(Digest(self._name.digest()), self._sums.finish())
+        self.file.hashed(Digest(self._name.digest()), self._sums.finish(), keep=self._keep)
         return True
 
 
@@ -150,25 +153,25 @@ class Records:
         self._segment: Reader | None = None
         self._salt: bytes | None = None
 
-    def check(self, row: Row) -> tuple[bool, bytes]:
+    def check(self, row: Row, *, body: bool = True) -> tuple[bool, bytes]:
         """Whether the record's header is right, and its bytes, unchecked. Raises OSError."""
         segment = self._open(row.segment)
-        body = 0 if row.large else row.size
-        data = segment.read_at(row.offset, RECORD_HEADER + body)
+        length = row.size if body and not row.large else 0
+        data = segment.read_at(row.offset, RECORD_HEADER + length)
         record = parse_record(data[:RECORD_HEADER], self._salt, row.offset)
         kind = LARGE if row.large else BLOB
         fits = record is not None and record[:2] == (kind, row.digest) and record.size == row.size
         return fits, data[RECORD_HEADER:]
 
-    def damage(self, row: Row) -> Damage | None:
-        """What is wrong with a row's record; with a small blob also with its bytes."""
+    def damage(self, row: Row, *, body: bool = True) -> Damage | None:
+        """What is wrong with a row's record; with a small blob's `body` also with its bytes."""
         where = f"{segment_name(row.segment)} at {row.offset}"
         try:
             with reading(row.digest, where):
-                fits, data = self.check(row)
+                fits, data = self.check(row, body=body)
         except Rotten as rotten:
             return rotten.damage._replace(piece=RECORD if row.large else WHOLE)
-        if not row.large and digest_of(data) != row.digest:
+        if body and not row.large and digest_of(data) != row.digest:
             return Damage(row.digest, f"{where}: its bytes are not what they were")
         return None if fits else Damage(row.digest, f"{where}: its record is damaged", RECORD)
 
