@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib.metadata import PackageNotFoundError, version
 from random import Random
 
@@ -134,9 +135,12 @@ class Node:
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
         self.service = Service(self.keeper, limits, self.hello, self)
-        self._fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
-        self.scrubber = Scrubber(store, config.scrub_bytes_per_second, config.scrub_days, random)
-        self.reader = Reader(self.keeper, self._fetcher if config.read_through else None)
+        self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
+        # A copy: how often the scrub draws must not shift the jitter of the rounds.
+        self.scrubber = Scrubber(
+            store, config.scrub_bytes_per_second, config.scrub_days, copy(random)
+        )
+        self.reader = Reader(self.keeper, self.fetcher if config.read_through else None)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class Node:
                 log.info("ready: root %s", self.keeper.known().root.hex())
         finally:
             self.keeper.close()
-            self._fetcher.close()
+            self.fetcher.close()
             for peer in self.peers:
                 peer.close()
             with anyio.CancelScope(shield=True):
@@ -170,7 +174,7 @@ class Node:
         actors = {
             "keeper": self.keeper.run,
             "scheduler": self._scheduler.run,
-            "fetcher": self._fetcher.run,
+            "fetcher": self.fetcher.run,
             "scrubber": self.scrubber.run,
         }
         for peer in self.peers:

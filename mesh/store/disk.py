@@ -211,7 +211,9 @@ class DiskStore:
         return await self._on_index(ReadSide.tree)
 
     async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
-        """Check the next blobs in the order of the log."""
+        """Check the next blobs in the order of the log, and before the first of them the index."""
+        if cursor == Cursor():
+            await self._on_index(ReadSide.check)
         rows = await self._on_index(
             ReadSide.placed, cursor.segment, cursor.offset, self._scrubbing.ROWS
         )

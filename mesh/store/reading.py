@@ -262,6 +262,11 @@ class ReadSide:
         with translated("cannot list blobs"):
             return self._index.placed(segment, offset, limit)
 
+    def check(self) -> None:
+        """See Index.check."""
+        with translated("cannot check the index"):
+            self._index.check()
+
     def noted(self, name: str) -> bytes | None:
         """See BlobStore.noted."""
         with translated("cannot read a note"):

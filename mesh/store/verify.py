@@ -114,6 +114,8 @@ def _rows(files: Files, index: Index, *, read_data: bool) -> Iterator[Finding | 
             size += row.size
         segment, offset = rows[-1].segment, rows[-1].offset + 1
         yield Progress(blobs, size)
+    if blobs != index.state().blobs:
+        yield Finding("the index is damaged: its places are not those of its blobs", True)
 
 
 def _wrong(files: Files, records: Records, row: Row, *, read_data: bool) -> str | None:
