@@ -495,6 +495,87 @@ async def test_a_large_blob_that_cannot_be_read_is_corrupt() -> None:
             await content(store, digest_of(LARGE))
 
 
+async def test_a_place_that_cannot_be_read_any_more_is_lost_and_written_elsewhere() -> None:
+    files, ledger = FaultyFiles(MemoryFiles()), Ledger()
+    damages: list[Damage] = []
+    async with opened(files) as store:
+        store.watch(damages.append, lambda: None)
+        await ledger.put(store, [*SMALL, LARGE])
+        lost = [digest_of(SMALL[1]), digest_of(LARGE)]
+        files.fail(1, errno.EIO, lasting=True, only=(f"read {segment_name(1)}", "read large/"))
+        for digest in lost:
+            with pytest.raises(Corrupt, match="Input/output error"):
+                await content(store, digest)
+        assert sorted(await store.discard(damages)) == sorted(lost)
+        assert store.wants.total == 2
+        assert {await store.size(digest) for digest in lost} == {None}
+        files.heal()
+        await ledger.put(store, [SMALL[1], LARGE])
+        await ledger.check(store)
+        assert store.wants.total == 0
+    await survives(files.disk.crash(0), ledger)
+
+
+async def test_damage_that_cannot_be_noted_is_told_again() -> None:
+    files, ledger = FaultyFiles(MemoryFiles()), Ledger()
+    damages: list[Damage] = []
+    async with opened(files) as store:
+        store.watch(damages.append, lambda: None)
+        await ledger.put(store, SMALL)
+        files.disk.content(segment_name(1))[-1] ^= 1
+        digest = digest_of(SMALL[-1])
+        with pytest.raises(Corrupt):
+            await store.read(digest)
+        files.fail(1, errno.ENOSPC, lasting=True, only=("append", "create"))
+        with pytest.raises(Full):
+            await store.discard(damages)
+        with pytest.raises(Corrupt):
+            await store.read(digest)
+        files.heal()
+        assert await store.discard(damages[1:]) == [digest]
+        assert await store.size(digest) is None
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_wherever_the_power_fails_while_rot_is_set_aside_it_is_gone_or_still_found(
+    large: bool,
+) -> None:
+    data = LARGE if large else SMALL[1]
+    for nth in range(1, ENDLESS):
+        files, ledger = FaultyFiles(MemoryFiles(), seed=nth), Ledger()
+        damages: list[Damage] = []
+        async with opened(files) as store:
+            store.watch(damages.append, lambda: None)
+            await ledger.put(store, [*SMALL, LARGE] if large else SMALL)
+            name = large_name(digest_of(LARGE)) if large else segment_name(1)
+            rotten = files.disk.content(name)
+            rotten[rotten.index(data) + 3] ^= 1
+            with pytest.raises(Corrupt):
+                await content(store, digest_of(data))
+            files.fail(nth, None)
+            ended = True
+            try:
+                await store.discard(damages)
+            except Killed:
+                ended = False
+        ledger.acknowledged.discard(digest_of(data))
+        for seed in range(2 if large else 5):
+            disk = files.disk.crash(seed)
+            async with opened(disk) as store:
+                here = await store.size(digest_of(data)) is not None
+                assert not (here and ended)
+                if here:
+                    with pytest.raises(Corrupt):
+                        await content(store, digest_of(data))
+                else:
+                    assert ended <= (store.wants.total == 1)
+                for each in (each for each in SMALL if each != data):
+                    assert await content(store, digest_of(each)) == each
+        if ended:
+            break
+    assert nth > 4
+
+
 async def test_a_read_without_a_descriptor_is_not_damage() -> None:
     files, ledger = FaultyFiles(MemoryFiles()), Ledger()
     damages: list[Damage] = []
