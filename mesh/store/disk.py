@@ -135,6 +135,7 @@ class DiskStore:
 
     async def close(self) -> None:
         """Close every connection on its own thread, then the threads."""
+        self._waiting = None
         for lane, side in self._lanes:
             await lane(side.close)
         await self._write_lane(self._writer.close)
@@ -281,7 +282,8 @@ class DiskStore:
     async def _rebuild(self, seen: int, error: IndexDamaged) -> None:
         """Make the index anew from the log, unless that was done since `seen`.
 
-        Readers have connections to the old one: all of them stop meanwhile.
+        Readers have connections to the old one: all of them stop meanwhile. When it fails, for
+        want of room say, there is no index, and whoever asks next tries again.
         """
         with anyio.CancelScope(shield=True):
             async with self._repairing, AsyncExitStack() as stack:
@@ -329,8 +331,13 @@ class _Writer:
             self.close()
             if self._path is not None:
                 remove_index(self._path)
-            self.index = Index(self._name, write=True)
-            found = recover(self._files, self.index)
+            index = Index(self._name, write=True)
+            try:
+                found = recover(self._files, index)
+            except BaseException:
+                index.close()
+                raise
+            self.index = index
         self._last = max(self._last, found.last)
         self._count()
         log.warning("index: %s", note("rebuilt; ", found, 0, self.totals.blobs))
@@ -338,7 +345,7 @@ class _Writer:
     @property
     def _opened(self) -> Index:
         if self.index is None:
-            raise StoreError("the store is not open")
+            raise IndexDamaged("there is no index: rebuilding it has failed")
         return self.index
 
     @property

@@ -56,6 +56,8 @@ def _coded(error: sqlite3.Error) -> bool:
 
 
 def _is_broken(error: sqlite3.DatabaseError) -> bool:
+    if isinstance(error, sqlite3.ProgrammingError):
+        return False  # a connection that was closed meanwhile
     broken = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     return not _coded(error) or error.sqlite_errorcode & 0xFF in broken
 

@@ -24,12 +24,15 @@ _PIECE = 1024 * 1024
 
 
 class StagedFile(NamedTuple):
-    """A large blob that is whole and durable in a temporary file, and the sums of its pieces."""
+    """A large blob that is whole and durable in a temporary file.
+
+    `sums` of its pieces; when they are not known they are made at the first read.
+    """
 
     digest: Digest
     size: int
     name: str
-    sums: bytes
+    sums: bytes = b""
 
 
 class LargeIncoming:
@@ -112,7 +115,8 @@ def publish(files: Files, staged: Sequence[StagedFile]) -> None:
         directory = name.rpartition("/")[0]
         files.make_directory(directory)
         files.rename(item.name, name)
-        write_sums(files, item.digest, item.size, item.sums)
+        if item.sums:
+            write_sums(files, item.digest, item.size, item.sums)
         files.sync_directory(directory)
         # The directory may be there since a crash that came before its own name was synced.
         files.sync_directory("large")

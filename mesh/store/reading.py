@@ -15,7 +15,7 @@ from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import RECORD, WHOLE, Damage, Entry
-from mesh.store.faults import means_damage, translated
+from mesh.store.faults import IndexDamaged, means_damage, translated
 from mesh.store.files import Files, Reader
 from mesh.store.index import Index, Row
 from mesh.store.large import write_sums
@@ -214,7 +214,7 @@ class ReadSide:
     def _index(self) -> Index:
         index = self._own if self._path is not None else self._shared()
         if index is None:
-            raise StoreError("the store is not open")
+            raise IndexDamaged("there is no index: rebuilding it has failed")
         return index
 
     def row(self, digest: Digest) -> Row | None:

@@ -218,7 +218,7 @@ def test_a_scrub_is_told_what_to_do_and_finds_rot(data: Path) -> None:
             assert done.returncode == 0, done.stderr
             return done.stdout.decode()
 
-        assert scrub("status").startswith("scrub: waiting; 0 of 51 blobs")
+        until(lambda: scrub("status").startswith("scrub: waiting; 0 of 51 blobs"))
         assert scrub("pause").startswith("scrub: paused")
         assert scrub("resume").startswith("scrub: waiting")
         assert "the next pass begins in" in scrub("status")

@@ -5,6 +5,8 @@ Records are damaged in the files themselves, from the outside, as the format say
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
@@ -12,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 
+import anyio
 import pytest
 
 from mesh.core.digest import Digest, digest_of
@@ -20,8 +23,8 @@ from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import Blob, Totals
 from mesh.store.disk import DiskStore
-from mesh.store.files import DiskFiles
-from mesh.store.offload import Inline
+from mesh.store.files import DiskFiles, Listed
+from mesh.store.offload import Inline, Lane, Threads
 
 pytestmark = pytest.mark.anyio
 
@@ -431,6 +434,70 @@ async def test_an_index_that_breaks_while_it_is_used_is_rebuilt(place: Place) ->
         await commit(store, b"new")
         assert rebuilt == [1]
         await expect(store, [*blobs, b"new"])
+
+
+async def test_many_at_once_meet_a_broken_index_and_none_is_told_wrong(place: Place) -> None:
+    blobs = [b"blob %d" % number for number in range(3000)]
+    await place.keep(blobs)
+    size = place.index.stat().st_size
+    store = DiskStore(DiskFiles(place.root), place.index, Lane, Threads(2))
+    await store.open()
+    rebuilt: list[int] = []
+    store.watch(lambda _: None, lambda: rebuilt.append(1))
+    with place.index.open("r+b") as file:
+        file.seek(4096)  # the schema is on the first page, and known already
+        file.write(Random(6).randbytes(size - 4096))
+
+    async def read(number: int) -> None:
+        data = blobs[number * 7]
+        assert await store.read(digest_of(data)) == data
+        some = [digest_of(data) for data in blobs[number : number + 20]]
+        entries = await store.batch(some, 10**6)
+        assert [entry.data for entry in entries] == blobs[number : number + 20]
+
+    async def write(number: int) -> None:
+        await store.commit([Blob(digest_of(data), data) for data in (b"new %d" % number,)])
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(read, number)
+            await write(0)
+            await write(1)
+    assert rebuilt == [1]
+    await expect(store, [*blobs, b"new 0", b"new 1"])
+    await store.close()
+
+
+async def test_a_rebuild_that_fails_is_tried_again_by_whoever_asks_next(place: Place) -> None:
+    await place.keep([ONE, TWO])
+    files = Failing(place.root)
+    store = DiskStore(files, place.index, lambda _: Inline(), Inline())
+    await store.open()
+    data = place.index.read_bytes()
+    place.index.write_bytes(data[:4096] + bytes(len(data) - 4096))
+    files.failing = True
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            await store.read(digest_of(ONE))
+        with pytest.raises(StoreError):
+            await commit(store, THREE)
+    files.failing = False
+    assert await store.read(digest_of(ONE)) == ONE
+    await commit(store, THREE)
+    await expect(store, [ONE, TWO, THREE])
+    await store.close()
+
+
+class Failing(DiskFiles):
+    """A directory that cannot be listed for a while."""
+
+    failing = False
+
+    def list(self, name: str) -> list[Listed]:
+        if self.failing:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+        return super().list(name)
 
 
 def altered(index: Path, *statements: str) -> None:
