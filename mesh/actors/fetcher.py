@@ -58,6 +58,7 @@ class _Search:
         self.digest = digest
         self.taking = anyio.Lock()
         self.found = False
+        self.error: StoreError | None = None
 
 
 class _Attempt:
@@ -149,6 +150,8 @@ class Fetcher:
                     await attempt.answered.wait()
                 if attempt.answered.is_set():
                     await attempt.ended.wait()  # it sends: another would send it once more
+        if search.error is not None:
+            raise search.error
         return search.found
 
     async def _ask(
@@ -164,6 +167,9 @@ class Fetcher:
             self._keeper.failed(source.holder, [digest])
         except PeerError as error:
             log.debug("read-through: %s", one_line(error))
+        except StoreError as error:  # no peer can help with that
+            search.error = error
+            all_of_them.cancel()
         finally:
             self._keeper.release(source.holder, [digest])
             attempt.answered.set()

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from mesh.core.digest import Digest, digest_of
-from mesh.errors import Corrupt, Unreachable
+from mesh.errors import Corrupt, Full, Unreachable
 from mesh.store.memory import MemoryStore
 from mesh.transport.base import Wire
 from tests.actors.world import (
@@ -18,6 +18,7 @@ from tests.actors.world import (
     Faulty,
     Hanging,
     Member,
+    Slow,
     Tap,
     World,
     a_world,
@@ -362,6 +363,40 @@ async def test_a_peer_that_stops_half_way_is_replaced_by_another(
         assert await read(a, data) == data
         assert trio.current_time() - began < (12.0 if silent else 0.5)
         assert a.wire("b").met == 1
+
+
+async def test_a_full_disk_is_said_and_ends_no_other_fetch(autojump_clock: Any) -> None:
+    class Filling(MemoryStore):
+        full = False
+
+        async def commit(self, items: Any) -> list[bool]:
+            if self.full:
+                raise Full("no room")
+            return await super().commit(items)
+
+    async with a_world() as world:
+        store = Filling()
+        b = await world.start("b", interval=HOUR)
+        c = await world.start("c", interval=HOUR)
+        wires = {"c": lambda wire: Slow(wire, 2000.0)}
+        a = await world.start("a", peers=["b", "c"], interval=HOUR, store=store, wires=wires)
+        await until(lambda: a.peer("b").rounds and a.peer("c").rounds, within=20.0)
+        slow, got = blob(1, 5000), []
+        await b.put(blob(2))
+        await c.put(slow)
+
+        async def wait() -> None:
+            got.append(await read(a, slow))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(1.0)
+            store.full = True
+            with pytest.raises(Full):
+                await read(a, blob(2))
+            store.full = False
+        assert got == [slow]
+        assert await read(a, blob(2)) == blob(2)
 
 
 async def test_a_node_that_stops_lets_go_of_those_who_wait(autojump_clock: Any) -> None:
