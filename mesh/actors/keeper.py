@@ -225,7 +225,8 @@ class Keeper:
         self.tree = tree.add(self._early)
         self._early = []
         self._built.set()
-        self._wake()  # for what was found to be damaged meanwhile
+        if self._damages or self._rebuilt:
+            self._wake()
 
     async def _gather(self) -> list[_Put]:
         """The puts of the next commit: the first one that comes, and all that wait behind it."""
