@@ -181,6 +181,7 @@ async def test_a_store_error_reaches_every_waiter_and_the_keeper_goes_on(
             for number in range(5):
                 nursery.start_soon(put, number)
                 await until(lambda: store.commits, 1.0)
+            await trio.testing.wait_all_tasks_blocked()  # or a put would miss both commits
             store.gate.set()
         assert len(errors) == 5
         assert len(keeper.known()) == 0
