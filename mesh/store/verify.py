@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,7 +156,8 @@ def _log(files: Files, index: Index) -> Iterator[Finding]:
                 yield Finding(_bad(number, piece), False)
             elif not behind and _is_missing(index, piece):
                 where = f"{segment_name(number)} at {piece.offset}"
-                yield Finding(f"blob {piece.digest.hex()} in {where} is not in the index", True)
+                what = f"blob {piece.digest.hex()} in {where} is not in the index"
+                yield Finding(f"{what}; `mesh store rebuild` adopts it", True)
         if behind:
             yield Finding(f"{segment_name(number)}: its end is indexed by the next start", False)
 
@@ -206,7 +208,9 @@ def _stats(files: Files, index: Index, path: Path) -> StoreStats:
     totals = Totals(*index.state()[2:4])
     large, large_bytes = index.large()
     sizes = segments(files)
-    aside = [entry.size for entry in files.list("damaged") if entry.regular]
+    aside: list[int] = []
+    with suppress(FileNotFoundError):  # no node has run on it since there is such a directory
+        aside = [entry.size for entry in files.list("damaged") if entry.regular]
     small = totals.bytes - large_bytes
     alive = small + totals.blobs * RECORD_HEADER + len(sizes) * SEGMENT_HEADER
     return StoreStats(

@@ -1,4 +1,4 @@
-"""Flip a byte at hundreds of places, one run each: python tests/e2e/rot_campaign.py --places 500
+"""Flip a byte at hundreds of places, one run each: python -m tests.e2e.rot_campaign --places 500
 
 Exits 1 at the first run that serves something wrong or does not end with equal roots.
 """
