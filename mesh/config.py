@@ -113,6 +113,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # What replication may bring. Nodes that differ in it cannot become equal, so it has one
     # value everywhere unless all are changed together.
     max_replica_bytes: int = 64 * GIB
+    # Free space that is not filled: below it nothing is fetched and puts get 507. None: 1 % of the
+    # file system, at most 1 GiB.
+    reserve_bytes: int | None = None
     # How long a stop waits for transfers under way before it cuts them.
     shutdown_seconds: float = 10.0
     # Allows listening beyond loopback, where everybody who reaches the port can read and write.
@@ -243,6 +246,8 @@ def _check(config: Config) -> None:
             f"a limit of {config.max_blob_bytes} bytes a blob; expected 1 to what replication "
             f"carries, {config.max_replica_bytes}"
         )
+    if config.reserve_bytes is not None and config.reserve_bytes < 0:
+        raise ConfigError(f"a reserve of {config.reserve_bytes} bytes; expected 0 or more")
     if config.node_id is not None and not re.fullmatch(r"[0-9a-f]{32}", config.node_id, re.ASCII):
         raise ConfigError(f"node_id {config.node_id!a} is not 32 lower-case hex digits")
 

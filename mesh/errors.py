@@ -26,6 +26,10 @@ class Unreachable(PeerError):
     """The peer did not answer, or stopped making progress. Trying again later may help."""
 
 
+class Stalled(Unreachable):
+    """The peer did not break off, it stood still for too long: asking at once is of no use."""
+
+
 class Misbehaved(PeerError):
     """The peer said something that cannot be true. Its fault, not the network's."""
 
@@ -51,6 +55,14 @@ class Corrupt(StoreError):
 
 class Full(StoreError):
     """The disk has no room. Reads go on; writes work again when there is space."""
+
+
+class TooLarge(Full):
+    """The disk has room, but not for this blob."""
+
+
+class ReadOnly(StoreError):
+    """The disk takes no writes. Reads go on; writes work again when it does."""
 
 
 def one_line(error: BaseException) -> str:

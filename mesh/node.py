@@ -14,8 +14,10 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
+from mesh.actors.disk import StoreStatus
 from mesh.actors.fetcher import Fetcher, Source
 from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.large import Lies
 from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
 from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
@@ -80,6 +82,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float
     wanted_blobs: int = 0
     wanted: list[WantedStatus] = []
+    store: StoreStatus
     peers: list[PeerStatus]
 
 
@@ -116,7 +119,13 @@ class Node:
         self._random = random
         self._state = "opening"
         self._began: float | None = None
-        self.keeper = Keeper(store, self._announce, self._ask_all)
+        self.keeper = Keeper(
+            store,
+            self._announce,
+            on_lost=self._ask_all,
+            reserve=config.reserve_bytes,
+            on_recovery=self._ask_all,
+        )
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
         limits = Limits(work, config.max_replica_bytes)
@@ -128,6 +137,7 @@ class Node:
             hello=self.hello,
             interval=config.interval_seconds,
             released=self._ask_others,
+            lies=Lies(),
         )
         self._replicas = [
             (address, connect(address, self.keeper.known))
@@ -203,6 +213,7 @@ class Node:
             uptime_seconds=now - self._began if self._began is not None else 0.0,
             wanted_blobs=wants.total,
             wanted=[WantedStatus(w.digest.hex(), w.reason, w.since) for w in wants.first],
+            store=self.keeper.disk.status(),
             peers=[peer.status(root) for peer in self.peers],
         )
 
@@ -278,9 +289,10 @@ class Node:
         return bool(others)
 
     def _ask_all(self) -> None:
-        """Blobs turned out to be damaged: whoever has them is asked soon."""
+        """Blobs were lost, or can be stored again: whoever may have them is asked soon."""
         for peer in self.peers:
             if peer.counts:
+                self._scheduler.contacted(peer)
                 self._scheduler.hint(peer)
 
     def _sources(self) -> list[Source]:

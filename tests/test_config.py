@@ -593,6 +593,7 @@ def test_every_key_can_be_set_in_each_place(tmp_path: Path) -> None:
         "interval_seconds": 5.0,
         "max_blob_bytes": 7,
         "max_replica_bytes": 8,
+        "reserve_bytes": 9,
         "shutdown_seconds": 6.0,
         "insecure": True,
         "read_through": False,
@@ -727,6 +728,12 @@ def test_limits_that_contradict_one_another_are_refused() -> None:
     assert load(None, {}, {"max_blob_bytes": 5, "max_replica_bytes": 5}).max_blob_bytes == 5
     with pytest.raises(ConfigError, match="a limit of 6 bytes a blob; expected 1 to"):
         load(None, {}, {"max_blob_bytes": 6, "max_replica_bytes": 5})
+
+
+def test_a_reserve_is_no_less_than_nothing() -> None:
+    assert load(None, {}, {"reserve_bytes": 0}).reserve_bytes == 0
+    with pytest.raises(ConfigError, match="reserve"):
+        load(None, {}, {"reserve_bytes": -1})
 
 
 def test_a_configuration_does_not_change() -> None:

@@ -13,6 +13,7 @@ import anyio
 from anyio import create_memory_object_stream, create_task_group
 
 from mesh.actors.actor import Reply
+from mesh.actors.disk import DiskWatch
 from mesh.core.digest import Digest
 from mesh.core.plan import Claims
 from mesh.core.tree import Tree
@@ -59,13 +60,19 @@ class Keeper:
         self,
         store: BlobStore,
         on_new: Callable[[Sequence[Digest], Holder], None],
+        *,
         on_lost: Callable[[], None] = lambda: None,
+        reserve: int | None = None,
+        on_recovery: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_new` is told after each commit what is new and who brought it; it must not block.
 
-        Nor must `on_lost`, which is told after blobs turned out to be damaged.
+        Nor must `on_lost`, which is told after blobs turned out to be damaged. `reserve`: bytes of
+        the disk that stay free, None for the default. `on_recovery` is told when the store takes
+        blobs again after it did not.
         """
         self.store = store
+        self.disk = DiskWatch(store, reserve, on_recovery)
         self._on_lost = on_lost
         self._damages: dict[Digest, Damage] = {}
         self._discarding: frozenset[Digest] = frozenset()
@@ -84,6 +91,7 @@ class Keeper:
         async with create_task_group() as group:
             if self.tree is None:
                 group.start_soon(self._build)
+            group.start_soon(self.disk.run, self.has)
             while True:
                 puts = await self._gather()
                 if self._rebuilt and self.tree is not None:
@@ -120,6 +128,8 @@ class Keeper:
         """
         if not items:
             return []
+        if not all(self.has(item.digest) for item in items):
+            self.disk.admit(0)  # what is known needs no room
         put = _Put(items, source)
         try:
             await self._in.send(put)
@@ -190,7 +200,7 @@ class Keeper:
     def claim(self, holder: Holder, digests: Iterable[Digest]) -> list[Digest]:
         """Those of `digests` that are neither here nor on their way from another peer."""
         tree = self.tree
-        if tree is None:
+        if tree is None or not self.disk.condition.good:
             return []
         missing = [digest for digest in digests if digest not in tree]
         return self._claims.take(holder, missing, anyio.current_time())
@@ -198,7 +208,7 @@ class Keeper:
     def hold(self, holder: Holder, digest: Digest) -> bool:
         """Whether a blob is still missing and the holder's to bring; renews its claim."""
         tree = self.tree
-        missing = tree is not None and digest not in tree
+        missing = tree is not None and digest not in tree and self.disk.condition.good
         return missing and self._claims.hold(holder, digest, anyio.current_time())
 
     def coming(self, digest: Digest) -> bool:
@@ -216,6 +226,10 @@ class Keeper:
     def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
         """The holder could not deliver these; it is not asked for them again for a while."""
         self._claims.failed(holder, digests, anyio.current_time())
+
+    def has(self, digest: Digest) -> bool:
+        """Whether a blob is in the tree."""
+        return self.tree is not None and digest in self.tree
 
     # --- the actor ---------------------------------------------------------------------------
 
@@ -254,6 +268,7 @@ class Keeper:
                 self._settle(puts, fresh)
             except StoreError as error:
                 failure = error
+                self.disk.met(error)
             finally:
                 for put in puts:
                     put.reply.fail(failure)

@@ -15,6 +15,7 @@ from mesh.actors.actor import Reply
 from mesh.actors.announcer import Announcer
 from mesh.actors.fetcher import Source
 from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.large import Lies
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
@@ -88,7 +89,7 @@ class Host:
     """The node, as its peers need it.
 
     `released` is told of a peer that failed while blobs were still to come from it, asks the
-    others, and says whether there are any.
+    others, and says whether there are any. `lies` keeps whose bytes were shown to be wrong.
     """
 
     keeper: Keeper
@@ -98,6 +99,7 @@ class Host:
     hello: Callable[[], Hello]
     interval: float
     released: Callable[[Peer], bool]
+    lies: Lies
 
 
 class _Request:
@@ -166,7 +168,7 @@ class Peer:
         """
         if not (self.counts and self.address.pulls and self.address.protocol == "mesh"):
             return None
-        return Source(self._holder, self._replica, not self._failures)
+        return Source(self.holder, self._replica, not self._failures)
 
     @property
     def pulled_seconds_ago(self) -> float | None:
@@ -231,7 +233,7 @@ class Peer:
             missing_here=here,
             missing_there=there,
             last_success_seconds_ago=self.pulled_seconds_ago,
-            last_error=self._error,
+            last_error=self._error or self._host.lies.get(self.holder),
             failures=self._failures,
             rounds=self._rounds,
             fetched_blobs=moved[0],
@@ -291,9 +293,10 @@ class Peer:
         self._round = run = Round(
             keeper,
             self._replica,
-            self._holder,
+            self.holder,
             self._host.limits,
-            pulling=self.address.pulls,
+            accuse=self._host.lies.note,
+            pulling=self.address.pulls and keeper.disk.condition.good,
         )
         pushing = self.address.pushes and (request.push or self._never_pulls(meeting))
         hello = self._host.hello() if pushing else None
@@ -323,7 +326,8 @@ class Peer:
         return "peer" if meeting.ready else "building"
 
     @property
-    def _holder(self) -> Holder:
+    def holder(self) -> Holder:
+        """Under which name it brings blobs."""
         return self.node or self.address.url.encode()
 
     def _never_pulls(self, meeting: Meeting) -> bool:
@@ -369,6 +373,9 @@ class Peer:
             log.info("peer %s is back", self.name)
         self._failures = 0
         self._error = stats.refusal or None
+        disk = self._host.keeper.disk.condition
+        if stats.missing_here and self.address.pulls and not disk.good:
+            self._error = f"nothing is fetched, the store is {disk.state}: {disk.reason}"
         if stats.proven:
             self._succeeded = anyio.current_time()
         if stats.fetched or stats.sent:

@@ -18,11 +18,12 @@ from anyio import create_memory_object_stream, create_task_group
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.transfer import Intake, Tally, push, take_large
+from mesh.actors.large import Accuse, fetch_large
+from mesh.actors.transfer import Intake, Tally, push
 from mesh.core.digest import Digest
 from mesh.core.reconcile import Difference, Surplus
 from mesh.core.tree import Tree
-from mesh.errors import MeshError, Misbehaved, PeerError, Refused
+from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, one_line
 from mesh.store.offload import Offload
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.frames import Frame, Kind
@@ -74,10 +75,15 @@ class Round:
         holder: Holder,
         limits: Limits,
         *,
+        accuse: Accuse,
         pulling: bool = True,
     ) -> None:
-        """`holder`: under whose name blobs of this peer are claimed. `pulling`: fetch at all."""
+        """`holder`: under whose name blobs of this peer are claimed. `pulling`: fetch at all.
+
+        `accuse` is told of others that a blob from this one convicts.
+        """
         self._pulling = pulling
+        self._accuse = accuse
         self._keeper = keeper
         self._replica = replica
         self._holder = holder
@@ -298,6 +304,10 @@ class Round:
                 except (Refused, Misbehaved) as error:
                     if not self._blame(digest, error):
                         return
+                except Full as error:
+                    # A smaller one may have room.
+                    self._keeper.disk.met(error)
+                    self.tally.refusal = one_line(error)
                 except MeshError as error:
                     self._fail(error)
                     return
@@ -324,8 +334,9 @@ class Round:
             return
         if not self._keeper.hold(self._holder, digest):
             return  # it has come from another peer, or is on its way, since it was put in line
-        async with self._replica.fetch_large(digest, 0) as chunks:
-            fresh, got = await take_large(self._keeper, self._holder, digest, chunks, size)
+        fresh, got = await fetch_large(
+            self._keeper, self._replica, self._holder, digest, size, self._accuse
+        )
         if digest in self._large_left:
             self._large_left.discard(digest)
             self._left -= 1

@@ -203,6 +203,7 @@ class Service:
     async def _push_large(
         self, holder: bytes, digest: Digest, size: int, chunks: AsyncIterator[bytes]
     ) -> PushReply:
+        self._keeper.disk.admit(size)
         limit = self._limits.max_replica_bytes
         if size > limit:
             raise Refused(f"blob {digest.hex()} has {size} bytes; max_replica_bytes is {limit}")

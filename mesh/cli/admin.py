@@ -46,6 +46,8 @@ async def status(address: Address, *, as_json: bool) -> None:
         node = await client.status(Status)
     print(f"{node.name} ({node.node_id}), mesh {node.version}, {node.state}")
     print(f"{node.blobs} blobs, {size_text(node.bytes)}; root {node.root or 'is being built'}")
+    if node.store.state != "ok":
+        print(f"store: {node.store.state}: {node.store.reason}")
     _print_wanted(node)
     if not node.peers:
         print("no peers")

@@ -81,6 +81,9 @@ def run_command(
         bool | None,
         typer.Option("--read-through/--no-read-through", help="fetch what is asked for from peers"),
     ] = None,
+    node_id: Annotated[
+        str | None, typer.Option(help="accept only this node's data directory; as status shows it")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="a TOML file")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
@@ -98,6 +101,7 @@ def run_command(
         "peer_key_file": peer_key_file,
         "blobstash": blobstash,
         "read_through": read_through,
+        "node_id": node_id,
     }
     from mesh.cli import run
 

@@ -26,6 +26,7 @@ from mesh.core.tree import Tree
 from mesh.errors import ConfigError, StoreError, printable
 from mesh.node import Identity, Node
 from mesh.server.app import create_app
+from mesh.server.descriptors import raise_limit
 from mesh.server.serve import bind, serve, url_of
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
@@ -49,6 +50,7 @@ def run_node(config: Config, announce: Callable[[str], None]) -> None:
 
     Raises ConfigError before anything has been changed, StoreError when the store fails to open.
     """
+    raise_limit()
     host, port = config.endpoint()
     listener = bind(host, port)
     try:

@@ -10,11 +10,21 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from mesh.config import read_keys
-from mesh.errors import Full, InputError, MeshError, PeerError, Refused, StoreError, one_line
+from mesh.errors import (
+    Full,
+    InputError,
+    MeshError,
+    PeerError,
+    ReadOnly,
+    Refused,
+    StoreError,
+    one_line,
+)
 from mesh.node import Node
 from mesh.server import admin, blobs, blobstash, peers
 from mesh.server.answers import problem
 from mesh.server.auth import guard
+from mesh.server.descriptors import Descriptors, spared
 from mesh.server.flow import Receive, Scope, Send, with_flow
 
 log = logging.getLogger("mesh")
@@ -37,8 +47,15 @@ def create_app(node: Node, backend: str, connect: blobstash.Connect) -> Asgi:
         blobstash.add_routes(app, node, connect)
     key_file = node.config.key_file
     keys = read_keys(key_file) if key_file is not None else []
+    app.before_request(spared(Descriptors()))
     app.before_request(guard(node.config.endpoint()[0], keys))
-    app.register_error_handler(MeshError, _failed)
+
+    async def failed(error: MeshError) -> Response:
+        if isinstance(error, Full | ReadOnly):
+            node.keeper.disk.met(error)
+        return await _failed(error)
+
+    app.register_error_handler(MeshError, failed)
     app.register_error_handler(HTTPException, _declined)
     return with_flow(app)
 

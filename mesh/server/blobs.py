@@ -55,13 +55,22 @@ class _Blobs:
     async def put(self, text: str) -> Response:
         """201 when new, 200 when it was there; durable either way."""
         digest = parse_digest(text)
+        if not self._keeper.has(digest):
+            self._admit()
         async with self._upload() as chunks:
             return await self._store(chunks, digest)
 
     async def post(self) -> Response:
         """Store whatever comes, and say what it is called."""
+        self._admit()
         async with self._upload() as chunks:
             return await self._store(chunks, None)
+
+    def _admit(self) -> None:
+        """Full or ReadOnly before the body is read; what is over the limit is said later."""
+        size = request.content_length or 0
+        if size <= self._limit:
+            self._keeper.disk.admit(size)
 
     async def _store(self, chunks: Metered, digest: Digest | None) -> Response:
         if (request.content_length or 0) > self._limit:

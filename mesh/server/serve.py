@@ -16,6 +16,7 @@ from hypercorn.config import Config as HypercornConfig
 from mesh.config import join_host
 from mesh.errors import ConfigError
 from mesh.server.app import Asgi
+from mesh.server.descriptors import hush
 
 # Idle connections stay longer than our own clients keep them (5 s), so that none is closed under
 # a request; but not by much, since Hypercorn holds on for so long to one that its client closed.
@@ -65,6 +66,7 @@ async def serve(
     app: Asgi, listener: socket.socket, backend: str, stop: anyio.Event, grace: float
 ) -> None:
     """Serve until `stop` is set, then let requests under way end for up to `grace` seconds."""
+    hush()
     config = HypercornConfig()
     config.bind = [f"fd://{listener.detach()}"]
     config.keep_alive_timeout = _KEEP_ALIVE

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from mesh.core.digest import Digest
+from mesh.core.partial import Kept, Progress, Source
 from mesh.core.tree import Tree
 
 
@@ -104,6 +105,13 @@ class Scrubbed(NamedTuple):
     damaged: int
 
 
+class Room(NamedTuple):
+    """Bytes that are free where the store is, and in all."""
+
+    free: int
+    total: int
+
+
 class Incoming(Protocol):
     """A blob that arrives in chunks. What has not been committed leaves no trace."""
 
@@ -116,6 +124,38 @@ class Incoming(Protocol):
 
     async def finish(self) -> Item:
         """All bytes are there: hash them, make them durable when they are large."""
+
+
+class Resumed(Protocol):
+    """A large blob that arrives in several goes. What came of it is kept until it is whole.
+
+    The caller sees to it that there is one source at a time.
+    """
+
+    @property
+    def progress(self) -> Progress:
+        """What has come, and from whom; `progress.size` is where to go on."""
+
+    async def recall(self) -> bool:
+        """Hash a part of what came earlier; False when nothing of it is left to be hashed."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes; Full when there is no room for them."""
+
+    async def save(self) -> None:
+        """Make what has come survive a crash. Leaving does it as well."""
+
+    async def finish(self) -> Item:
+        """All bytes are there: their name, which may be another one, and they are durable."""
+
+    async def liars(self) -> list[Source]:
+        """After `finish` with the right name: who sent wrong parts of an earlier try."""
+
+    async def restart(self, *, alone: bool) -> None:
+        """Drop what has come and begin anew; `alone`: from one source, parts kept as evidence."""
+
+    async def done(self) -> None:
+        """The blob is here, whoever brought it: nothing more is kept of this."""
 
 
 class BlobStore(Protocol):
@@ -199,3 +239,20 @@ class BlobStore(Protocol):
 
     async def noted(self, name: str) -> bytes | None:
         """What was kept under a name; None when nothing was."""
+
+    # --- blobs that arrive in several goes, and the disk --------------------------------------
+
+    def resume(self, digest: Digest, source: Source) -> AbstractAsyncContextManager[Resumed | None]:
+        """Go on with a large blob that `source` brings; None while somebody else does so."""
+
+    async def room(self, *, trial: bool) -> Room:
+        """How much room there is. With `trial` a little is written first.
+
+        Raises what a write would meet: ReadOnly; and with `trial` Full and StoreError.
+        """
+
+    async def partials(self) -> list[Kept]:
+        """The blobs of which a part has come."""
+
+    async def drop_partial(self, digest: Digest) -> None:
+        """Forget what has come of a blob, unless it is arriving now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -40,7 +41,9 @@ class DataDirectory:
         try:
             if pinned is None:
                 path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            elif path.is_dir():
+                _identity(path, pinned)  # before anything is made where a disk may be missing
+            lock = _lock_file(path)
         except (FileExistsError, NotADirectoryError):
             raise ConfigError(f"data directory {path} is not a directory; choose another") from None
         except OSError as error:
@@ -63,6 +66,20 @@ class DataDirectory:
     def release(self) -> None:
         """Let another process have it."""
         os.close(self._lock)
+
+
+def _lock_file(path: Path) -> int:
+    """What is locked: `lock`, or the directory itself where nothing can be written."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path / "lock", os.O_RDWR | os.O_CREAT | flags, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.ENOSPC):
+            raise
+    try:
+        return os.open(path / "lock", os.O_RDONLY | flags)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _identity(path: Path, pinned: str | None) -> bytes:

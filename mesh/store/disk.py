@@ -8,40 +8,39 @@ from __future__ import annotations
 
 import itertools
 import logging
-import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import anyio
 
 from mesh.core.digest import Digest
+from mesh.core.partial import Kept, Source
 from mesh.core.tree import Tree, prefix_range
 from mesh.errors import StoreError
 from mesh.store.base import (
-    Blob,
     Cursor,
     Damage,
     Entry,
     Item,
+    Room,
     Scrubbed,
     Totals,
     Wants,
 )
-from mesh.store.discard import judged
-from mesh.store.faults import IndexDamaged, translated, unusable
+from mesh.store.faults import IndexDamaged
 from mesh.store.files import Files
-from mesh.store.index import Index, Row
-from mesh.store.large import LargeIncoming, StagedFile, publish, sweep, withdraw
+from mesh.store.index import Row
+from mesh.store.large import LargeIncoming
 from mesh.store.offload import Offload
+from mesh.store.partial import PartialFile, Partials
 from mesh.store.pieces import PIECE
 from mesh.store.reading import Hashing, LargeFile, ReadSide, Rotten
-from mesh.store.rebuild import DIRECTORIES, note, remove_index
-from mesh.store.recovery import mark_is_beyond, recover, segments
+from mesh.store.readonly import room_of, tried
 from mesh.store.scrubbing import Scrubbing
-from mesh.store.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
+from mesh.store.writing import Writer
 
 log = logging.getLogger("mesh")
 
@@ -54,9 +53,6 @@ READERS = 2
 
 # Digests looked up in the index at a time for a batch.
 _LOOKUP = 256
-
-# Wanted blobs that a status names; beyond that their number says enough.
-_NAMED = 100
 
 
 class DiskStore:
@@ -76,8 +72,9 @@ class DiskStore:
         clock, which dates what is wanted and decides nothing.
         """
         self._files = files
+        self._index = index
         self._work = work
-        self._writer = writer = _Writer(files, index, now)
+        self._writer = writer = Writer(files, index, now)
         self._write_lane = lane("store-write")
 
         def side() -> ReadSide:
@@ -100,6 +97,7 @@ class DiskStore:
         self._scrubbing = Scrubbing(files, work)
         self._on_damage: Callable[[Damage], None] = _nobody
         self._on_rebuilt: Callable[[], None] = _nothing
+        self._partials = Partials(files, work)
 
     @property
     def totals(self) -> Totals:
@@ -126,6 +124,13 @@ class DiskStore:
         self._waiting = anyio.Semaphore(len(self._lanes))
         note = await self._write_lane(self._writer.open)
         self._now_is()
+        if self._writer.in_memory and self._index is not None:
+            # The index on the disk cannot be used: all go to the one that the writer has.
+            for lane, _ in self._lanes:
+                lane.close()
+            writer = self._writer
+            self._lanes = [(self._write_lane, ReadSide(self._files, None, lambda: writer.index))]
+            self._free, self._waiting = list(self._lanes), anyio.Semaphore(1)
         for lane, side in self._lanes:
             await lane(side.open)
         return note
@@ -144,7 +149,10 @@ class DiskStore:
 
     async def commit(self, items: Sequence[Item]) -> list[bool]:
         """Append, sync, index: see BlobStore.commit."""
-        return await self._writing(self._writer.commit, list(items))
+        try:
+            return await self._writing(self._writer.commit, list(items))
+        finally:
+            self._partials.committed(items)
 
     async def discard(self, damages: Sequence[Damage]) -> list[Digest]:
         """Look again, set aside, log, and drop from the index: see BlobStore.discard."""
@@ -241,6 +249,24 @@ class DiskStore:
             with anyio.CancelScope(shield=True):
                 await arriving.drop()
 
+    def resume(
+        self, digest: Digest, source: Source
+    ) -> AbstractAsyncContextManager[PartialFile | None]:
+        """Go on with a large blob."""
+        return self._partials.resume(digest, source)
+
+    async def room(self, *, trial: bool) -> Room:
+        """What the file system says, maybe after a small write."""
+        return await self._work(tried if trial else room_of, self._files)
+
+    async def partials(self) -> list[Kept]:
+        """The blobs of which a part has come."""
+        return await self._partials.kept()
+
+    async def drop_partial(self, digest: Digest) -> None:
+        """Forget what has come of a blob."""
+        await self._partials.drop(digest)
+
     # --- lanes -------------------------------------------------------------------------------
 
     async def _on_index(
@@ -298,173 +324,6 @@ class DiskStore:
                 self._rebuilds += 1
                 self._now_is()
         self._on_rebuilt()
-
-
-class _Writer:
-    """All that is done on the writer's lane."""
-
-    def __init__(self, files: Files, index: Path | None, now: Callable[[], float]) -> None:
-        self._files = files
-        self._path = index
-        self._now = now
-        self.index: Index | None = None
-        self.totals = Totals(0, 0)
-        self.wants = Wants(0, ())
-        self._segment: SegmentWriter | None = None
-        self._last = 0
-
-    def open(self) -> str:
-        with translated("cannot open the store"):
-            for directory in DIRECTORIES:
-                self._files.make_directory(directory)
-            swept = sweep(self._files)
-            why = self._open_index()
-            found = recover(self._files, self._opened)
-        self._last = max(self._last, found.last)
-        self._count()
-        return note(why, found, swept, self.totals.blobs)
-
-    def rebuild(self, error: IndexDamaged) -> None:
-        """The index, from the log, while the store is open."""
-        log.error("%s; rebuilding it from the log", error)
-        with translated("cannot rebuild the index"):
-            self.close()
-            if self._path is not None:
-                remove_index(self._path)
-            index = Index(self._name, write=True)
-            try:
-                found = recover(self._files, index)
-            except BaseException:
-                index.close()
-                raise
-            self.index = index
-        self._last = max(self._last, found.last)
-        self._count()
-        log.warning("index: %s", note("rebuilt; ", found, 0, self.totals.blobs))
-
-    @property
-    def _opened(self) -> Index:
-        if self.index is None:
-            raise IndexDamaged("there is no index: rebuilding it has failed")
-        return self.index
-
-    @property
-    def _name(self) -> str:
-        return ":memory:" if self._path is None else str(self._path)
-
-    def _open_index(self) -> str:
-        """Open the index; throw it away when it is damaged or knows more than the log."""
-        if self._path is None:
-            self.index = Index(self._name, write=True)
-            return ""
-        missing = not self._path.exists()
-        try:
-            self.index = Index(self._name, write=True)
-            if not mark_is_beyond(self._files, self.index):
-                return "index was missing, rebuilt; " if missing and segments(self._files) else ""
-            why = "index was newer than the log, rebuilt; "
-            self.index.close()
-        except sqlite3.DatabaseError as error:
-            if not unusable(error):
-                raise  # locked, or no room: nothing that a new index would cure
-            why = f"index was damaged ({error}), rebuilt; "
-        except IndexDamaged as error:
-            why = f"index was damaged ({error}), rebuilt; "
-        remove_index(self._path)
-        self.index = Index(self._name, write=True)
-        return why
-
-    def close(self) -> None:
-        if self._segment is not None:
-            self._segment.close()
-            self._segment = None
-        if self.index is not None:
-            self.index.close()
-            self.index = None
-
-    def _count(self) -> None:
-        """Totals and wants as they are now."""
-        with translated("cannot read the index"):
-            state = self._opened.state()
-            wants = Wants(*self._opened.wanted(_NAMED))
-        self.totals, self.wants = Totals(state.blobs, state.bytes), wants
-
-    def note(self, name: str, value: bytes) -> None:
-        with translated("cannot keep a note"):
-            self._opened.note(name, value)
-
-    def commit(self, items: list[Item]) -> list[bool]:
-        fresh: list[bool] = []
-        with translated("cannot store"):
-            new = self._opened.unknown([item.digest for item in items])
-            for item in items:
-                fresh.append(item.digest in new)
-                new.discard(item.digest)
-            chosen = [item for item, is_new in zip(items, fresh, strict=True) if is_new]
-            if chosen:
-                self._append(chosen)
-        self._count()
-        return fresh
-
-    def discard(self, damages: list[Damage]) -> list[Digest]:
-        """Those of the damaged that are not here any more."""
-        with translated("cannot set aside what is damaged"):
-            index = self._opened
-            rows = {row.digest: row for row in index.find([each.digest for each in damages])}
-            told = [d for d in damages if d.digest in rows or not index.is_wanted(d.digest)]
-            found = judged(self._files, rows, told, self._now())
-            records = [each.record for each in found if each.record is not None]
-            written = self._log(records) if records else []
-            number = self._segment.number if self._segment is not None else 0
-            new = [Row(r.digest, number, r.offset, r.size) for r in written if r.kind != LOST]
-            new += [each.moved for each in found if each.moved is not None]
-            gone = [each.gone for each in found if each.gone is not None]
-            wanted = [each.wanted for each in found if each.wanted is not None]
-            state = index.state()
-            mark = (number, self._segment.size) if written and self._segment else state[:2]
-            index.change(new, gone, wanted, *mark)
-            known = {row.digest for row in index.find([each.digest for each in damages])}
-        self._count()
-        return [each.digest for each in damages if each.digest not in known]
-
-    def _append(self, items: list[Item]) -> None:
-        staged = [item for item in items if isinstance(item, StagedFile)]
-        try:
-            publish(self._files, staged)
-            records = self._log([_record(item) for item in items])
-        except OSError:
-            withdraw(self._files, staged)
-            raise
-        segment = self._current()
-        rows = [Row(each.digest, segment.number, each.offset, each.size) for each in records]
-        self._opened.add(rows, segment.number, segment.size)
-
-    def _log(self, records: Sequence[tuple[int, Digest, int, bytes]]) -> list[Record]:
-        segment = self._current()
-        # Sealed until it has proved itself: neither the tail of a failed append nor a second
-        # fsync of the same file can be trusted.
-        self._segment = None
-        written = segment.append(records)
-        self._segment = segment
-        return written
-
-    def _current(self) -> SegmentWriter:
-        if self._segment is not None and self._segment.size >= SEGMENT_MAX:
-            full, self._segment = self._segment, None
-            full.close()
-        while self._segment is None:
-            # A number is used once, also when making the segment failed half-way, or when
-            # somebody else has put something there.
-            self._last += 1
-            with suppress(FileExistsError):
-                self._segment = SegmentWriter(self._files, self._last)
-        return self._segment
-
-
-def _record(item: Item) -> tuple[int, Digest, int, bytes]:
-    if isinstance(item, Blob):
-        return BLOB, item.digest, item.size, item.data
-    return LARGE, item.digest, item.size, b""
 
 
 def _nobody(_damage: Damage) -> None:

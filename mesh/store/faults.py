@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mesh.errors import Full, StoreError
+from mesh.errors import Full, ReadOnly, StoreError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -32,22 +32,34 @@ class IndexDamaged(StoreError):
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise Full for a disk without room and StoreError for the rest, saying `what` failed.
+    """Raise Full for a disk without room, ReadOnly for one that takes no writes, else StoreError.
 
-    A broken index is an IndexDamaged, which the store cures by itself.
+    The message says `what` failed. A broken index is an IndexDamaged, which the store cures itself.
     """
     try:
         yield
     except OSError as error:
-        kind = Full if error.errno in _NO_ROOM else StoreError
-        raise kind(f"{what}: {error.strerror or error}") from error
+        raise _kind(error)(f"{what}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:  # a message of SQLite's that quotes what it found
         raise IndexDamaged(f"{what}: index: it is damaged") from error
     except sqlite3.Error as error:
         if isinstance(error, sqlite3.DatabaseError) and _is_broken(error):
             raise IndexDamaged(f"{what}: index: {error}") from error
-        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL if _coded(error) else False
-        raise (Full if full else StoreError)(f"{what}: index: {error}") from error
+        raise _index_kind(error)(f"{what}: index: {error}") from error
+
+
+def _kind(error: OSError) -> type[StoreError]:
+    if error.errno in _NO_ROOM:
+        return Full
+    return ReadOnly if error.errno == errno.EROFS else StoreError
+
+
+def _index_kind(error: sqlite3.Error) -> type[StoreError]:
+    code = error.sqlite_errorcode if _coded(error) else 0
+    # Its shared memory is a file that has to be made as large as it will be.
+    if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return Full
+    return ReadOnly if code & 0xFF == sqlite3.SQLITE_READONLY else StoreError
 
 
 def _coded(error: sqlite3.Error) -> bool:

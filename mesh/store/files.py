@@ -15,6 +15,10 @@ from typing import NamedTuple, Protocol
 # Linux takes at most this many buffers in one writev (IOV_MAX, limits.h).
 _IOV_MAX = 1024
 
+# What somebody put in the place of a file of ours is not followed if it is a link, and not waited
+# for if it is a pipe.
+_CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 class Listed(NamedTuple):
     """One entry of a directory; `size` in bytes, `regular` False for links, pipes and the like."""
@@ -22,6 +26,14 @@ class Listed(NamedTuple):
     name: str
     size: int
     regular: bool
+
+
+class Space(NamedTuple):
+    """A file system: bytes that are free for us and in all, and whether it takes no writes."""
+
+    free: int
+    total: int
+    read_only: bool
 
 
 class Appender(Protocol):
@@ -79,6 +91,9 @@ class Files(Protocol):
     def sync_directory(self, name: str) -> None:
         """Make the names in a directory durable."""
 
+    def space(self) -> Space:
+        """How much room there is."""
+
 
 class DiskFiles:
     """The real thing, below one directory."""
@@ -96,14 +111,14 @@ class DiskFiles:
 
     def append_to(self, name: str, *, create: bool) -> Appender:
         """Open with O_APPEND, and O_EXCL when it must be new."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_APPEND | _CAREFUL
         if create:
             flags |= os.O_CREAT | os.O_EXCL
         return _DiskAppender(os.open(self._root / name, flags, 0o600))
 
     def open(self, name: str) -> Reader:
         """Open for reading; a link is not followed."""
-        return _DiskReader(os.open(self._root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        return _DiskReader(os.open(self._root / name, os.O_RDONLY | _CAREFUL))
 
     def list(self, name: str) -> list[Listed]:
         """The entries of a directory, sorted by name."""
@@ -122,7 +137,7 @@ class DiskFiles:
 
     def truncate(self, name: str, size: int) -> None:
         """Cut and sync."""
-        descriptor = os.open(self._root / name, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(self._root / name, os.O_WRONLY | _CAREFUL)
         try:
             os.ftruncate(descriptor, size)
             os.fsync(descriptor)
@@ -136,6 +151,13 @@ class DiskFiles:
     def sync_directory(self, name: str) -> None:
         """fsync of the directory."""
         _sync_directory(self._root / name)
+
+    def space(self) -> Space:
+        """statvfs."""
+        found = os.statvfs(self._root)
+        block = found.f_frsize
+        read_only = bool(found.f_flag & os.ST_RDONLY)
+        return Space(found.f_bavail * block, found.f_blocks * block, read_only)
 
 
 class _DiskAppender:

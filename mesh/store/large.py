@@ -22,6 +22,9 @@ from mesh.store.recovery import large_name
 # Bytes handed to a thread at a time: hashing a MiB takes 1.5 ms, the hand-over 0.05 ms.
 _PIECE = 1024 * 1024
 
+# Where large blobs that arrive in several goes are (store/partial.py).
+PARTIAL = "partial"
+
 
 class StagedFile(NamedTuple):
     """A large blob that is whole and durable in a temporary file.
@@ -114,19 +117,28 @@ def publish(files: Files, staged: Sequence[StagedFile]) -> None:
         name = large_name(item.digest)
         directory = name.rpartition("/")[0]
         files.make_directory(directory)
-        files.rename(item.name, name)
         if item.sums:
+            # Before the blob: between its rename and the sync of that nothing should take time.
             write_sums(files, item.digest, item.size, item.sums)
+        files.rename(item.name, name)
         files.sync_directory(directory)
         # The directory may be there since a crash that came before its own name was synced.
         files.sync_directory("large")
 
 
 def withdraw(files: Files, staged: Sequence[StagedFile]) -> None:
-    """Take back what was published and then not recorded; nobody was told of it."""
+    """Take back what was published and then not recorded; nobody was told of it.
+
+    What came in several goes is put back where it was: it need not come again.
+    """
     for item in staged:
-        for name in (large_name(item.digest), sums_name(large_name(item.digest))):
-            with suppress(OSError):
+        name = large_name(item.digest)
+        with suppress(OSError):
+            files.remove(sums_name(name))
+        with suppress(OSError):
+            if item.name.startswith(f"{PARTIAL}/"):
+                files.rename(name, item.name)
+            else:
                 files.remove(name)
 
 

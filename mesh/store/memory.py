@@ -10,6 +10,7 @@ from typing import NamedTuple
 import anyio.lowlevel
 
 from mesh.core.digest import Digest, digest_of
+from mesh.core.partial import Evidence, Kept, Progress, Source
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
@@ -19,6 +20,7 @@ from mesh.store.base import (
     Damage,
     Entry,
     Item,
+    Room,
     Scrubbed,
     Totals,
     Wanted,
@@ -46,6 +48,7 @@ class MemoryStore:
         self._bytes = 0
         self._reads = 0
         self._on_damage: Callable[[Damage], None] | None = None
+        self._partials: dict[Digest, _MemoryPartial] = {}
 
     @property
     def totals(self) -> Totals:
@@ -198,6 +201,97 @@ class MemoryStore:
     async def incoming(self) -> AsyncIterator[_MemoryIncoming]:
         """Take in a blob of unknown size."""
         yield _MemoryIncoming()
+
+    @asynccontextmanager
+    async def resume(self, digest: Digest, source: Source) -> AsyncIterator[_MemoryPartial | None]:
+        """Go on with a large blob."""
+        partial = self._partials.setdefault(digest, _MemoryPartial())
+        if partial.busy:
+            yield None
+            return
+        partial.begin(source)
+        try:
+            yield partial
+        finally:
+            partial.busy = False
+            if partial.over or not (partial.progress.size or partial.progress.evidence):
+                del self._partials[digest]
+
+    async def room(self, *, trial: bool) -> Room:
+        """As much as an address space has."""
+        del trial
+        await anyio.lowlevel.checkpoint()
+        return Room(2**47 - self._bytes, 2**47)
+
+    async def partials(self) -> list[Kept]:
+        """The blobs of which a part has come."""
+        await anyio.lowlevel.checkpoint()
+        kept = sorted(self._partials.items())
+        return [Kept(digest, each.progress.size, each.busy) for digest, each in kept]
+
+    async def drop_partial(self, digest: Digest) -> None:
+        """Forget what has come of a blob."""
+        await anyio.lowlevel.checkpoint()
+        partial = self._partials.get(digest)
+        if partial is not None and not partial.busy:
+            del self._partials[digest]
+
+
+class _MemoryPartial:
+    """See store.base.Resumed."""
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+        self.busy = False
+        self.over = False
+        self._source: Source = b""
+        self._data = bytearray()
+
+    def begin(self, source: Source) -> None:
+        self.busy, self._source = True, source
+        if not self.progress.welcomes(source):
+            self._anew(Progress(alone=self.progress.alone, evidence=self.progress.evidence))
+
+    async def recall(self) -> bool:
+        await anyio.lowlevel.checkpoint()
+        return False
+
+    async def write(self, chunk: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.progress.add(self._source, len(chunk))
+        self._data += chunk
+
+    async def save(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def finish(self) -> Item:
+        await anyio.lowlevel.checkpoint()
+        data = bytes(self._data)
+        return _Staged(digest_of(data), data)
+
+    async def liars(self) -> list[Source]:
+        await anyio.lowlevel.checkpoint()
+        evidence = self.progress.evidence
+        return self.progress.liars([self._hash(part.start, part.stop) for part in evidence])
+
+    async def restart(self, *, alone: bool) -> None:
+        await anyio.lowlevel.checkpoint()
+        evidence = self.progress.evidence
+        if alone:
+            pieces = self.progress.pieces
+            evidence = tuple(Evidence(*each, self._hash(each.start, each.stop)) for each in pieces)
+        self._anew(Progress(alone=alone, evidence=evidence))
+
+    async def done(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.over = True
+
+    def _anew(self, progress: Progress) -> None:
+        self.progress = progress
+        self._data = bytearray()
+
+    def _hash(self, start: int, stop: int) -> bytes:
+        return digest_of(bytes(self._data[start:stop]))
 
 
 def _number(digest: Digest) -> int:

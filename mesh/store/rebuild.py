@@ -8,9 +8,10 @@ from pathlib import Path
 from mesh.store.faults import translated
 from mesh.store.files import Files
 from mesh.store.index import Index
+from mesh.store.large import PARTIAL
 from mesh.store.recovery import Found, recover
 
-DIRECTORIES = ("segments", "large", "tmp", "damaged")
+DIRECTORIES = ("segments", "large", "tmp", "damaged", PARTIAL)
 
 
 def remove_index(path: Path) -> None:

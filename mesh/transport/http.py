@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from mesh.config import Address
-from mesh.errors import Misbehaved, PeerError, Refused, Unreachable, printable
+from mesh.errors import Misbehaved, PeerError, Refused, Stalled, Unreachable, printable
 from mesh.transport.pace import SILENCE
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
 
@@ -170,7 +170,7 @@ class Http:
             yield
         except httpx.TimeoutException as error:
             what = "connect" if isinstance(error, httpx.ConnectTimeout) else "get an answer"
-            raise Unreachable(f"cannot {what} in time: {self._place}") from error
+            raise Stalled(f"cannot {what} in time: {self._place}") from error
         except httpx.ConnectError as error:
             raise Unreachable(f"cannot reach {self._place}: {_cause(error)}") from error
         except (httpx.RemoteProtocolError, httpx.DecodingError) as error:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import anyio
 
-from mesh.errors import Unreachable
+from mesh.errors import Stalled
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
         with anyio.fail_after(seconds):
             yield
     except TimeoutError:
-        raise Unreachable(f"{what}: no answer within {seconds:g} s") from None
+        raise Stalled(f"{what}: no answer within {seconds:g} s") from None
 
 
 @asynccontextmanager
@@ -75,12 +75,12 @@ class Paced:
             with anyio.fail_after(SILENCE):
                 chunk = await anext(self._chunks)
         except TimeoutError:
-            raise Unreachable(f"{self._what}: nothing came for {SILENCE:g} s") from None
+            raise Stalled(f"{self._what}: nothing came for {SILENCE:g} s") from None
         self._waited += anyio.current_time() - began
         self._got += len(chunk)
         if self._waited >= SILENCE:
             if self._got < LEAST:
-                raise Unreachable(
+                raise Stalled(
                     f"{self._what}: {self._got} bytes in {self._waited:.0f} s, too slow to wait for"
                 )
             self._waited, self._got = 0.0, 0
@@ -109,7 +109,7 @@ class Pulse:
         with self._scope:
             yield
         if self._scope.cancelled_caught:
-            raise Unreachable(f"{self._what}: the peer stopped taking what we send")
+            raise Stalled(f"{self._what}: the peer stopped taking what we send")
 
 
 class _Beats:

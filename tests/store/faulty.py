@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import TypeVar
 
-from mesh.store.files import Appender, Listed, Reader
+from mesh.store.files import Appender, Listed, Reader, Space
 
 T = TypeVar("T")
 
@@ -68,13 +68,16 @@ class _Folder:
 class MemoryFiles:
     """A `Files` port over dictionaries, with DiskFiles' errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int = 2**40) -> None:
+        """`total`: bytes that fit on it."""
         self._folders: dict[str, _Folder] = {}
+        self.total = total
+        self.read_only = False
 
     def crash(self, seed: int) -> MemoryFiles:
         """The disk as the next start finds it after a power failure now."""
         random, contents = Random(seed), dict[int, _Content]()
-        after = MemoryFiles()
+        after = MemoryFiles(self.total)
         for name, folder in sorted(self._folders.items()):
             after._folders[name] = folder.survivor(random, contents)
         return after
@@ -90,35 +93,42 @@ class MemoryFiles:
     # --- the port --------------------------------------------------------------------------
 
     def make_directory(self, name: str) -> None:
-        self._folders.setdefault(name, _Folder())
+        if name not in self._folders:
+            self._writing(name)
+            self._folders[name] = _Folder()
 
     def append_to(self, name: str, *, create: bool) -> Appender:
+        self._writing(name)
         folder, base = self._split(name)
         if create:
             if base in folder.now:
                 raise _error(errno.EEXIST, name)
             folder.now[base] = _Content()
-        return _MemoryAppender(self._find(name))
+        return _MemoryAppender(self, name, self._find(name))
 
     def open(self, name: str) -> Reader:
         return _MemoryReader(self._find(name))
 
     def list(self, name: str) -> list[Listed]:
-        below = (other for other in self._folders if other.startswith(f"{name}/"))
-        folders = [Listed(other[len(name) + 1 :], 0, False) for other in below]
-        contents = self._folder(name).now.items()
+        start = f"{name}/" if name else ""
+        below = (other[len(start) :] for other in self._folders if other.startswith(start))
+        folders = [Listed(other, 0, False) for other in below if other and "/" not in other]
+        contents = self._folder(name).now.items() if name else ()
         return sorted([*folders, *(Listed(each, len(file.data), True) for each, file in contents)])
 
     def rename(self, old: str, new: str) -> None:
+        self._writing(old)
         content = self._find(old)
         folder, base = self._split(new)
         folder.now[base] = content
         self.remove(old)
 
     def truncate(self, name: str, size: int) -> None:
+        self._writing(name)
         self._find(name).cut(size)
 
     def remove(self, name: str) -> None:
+        self._writing(name)
         self._find(name)
         folder, base = self._split(name)
         del folder.now[base]
@@ -126,6 +136,15 @@ class MemoryFiles:
     def sync_directory(self, name: str) -> None:
         folder = self._folder(name)
         folder.durable = dict(folder.now)
+
+    def space(self) -> Space:
+        folders = self._folders.values()
+        used = sum(len(file.data) for folder in folders for file in folder.now.values())
+        return Space(max(0, self.total - used), self.total, self.read_only)
+
+    def _writing(self, name: str) -> None:
+        if self.read_only:
+            raise _error(errno.EROFS, name)
 
     # --- inside ----------------------------------------------------------------------------
 
@@ -146,7 +165,9 @@ class MemoryFiles:
 
 
 class _MemoryAppender:
-    def __init__(self, content: _Content) -> None:
+    def __init__(self, disk: MemoryFiles, name: str, content: _Content) -> None:
+        self._disk = disk
+        self._name = name
         self._content = content
 
     @property
@@ -154,7 +175,13 @@ class _MemoryAppender:
         return len(self._content.data)
 
     def append(self, pieces: Sequence[bytes]) -> None:
-        self._content.data += b"".join(pieces)
+        if self._disk.read_only:
+            raise _error(errno.EROFS, self._name)
+        data = b"".join(pieces)
+        room = self._disk.space().free
+        self._content.data += data[:room]
+        if len(data) > room:
+            raise _error(errno.ENOSPC, self._name)
 
     def sync(self) -> None:
         self._content.sync()
@@ -241,6 +268,9 @@ class FaultyFiles:
 
     def sync_directory(self, name: str) -> None:
         self.call("sync_directory", name, lambda: self.disk.sync_directory(name))
+
+    def space(self) -> Space:
+        return self.disk.space()
 
     def call(self, verb: str, name: str, act: Callable[[], T]) -> T:
         """`act`, unless it is to fail."""

@@ -9,6 +9,7 @@ from mesh.store.base import BlobStore
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
 from mesh.store.offload import Inline, Lane, Threads
+from tests.contracts.partial_contract import PartialContract
 from tests.contracts.store_contract import StoreContract
 
 
@@ -39,13 +40,13 @@ class DiskHome:
         return len(list((self._root / "tmp").iterdir()))
 
 
-class TestDiskStoreOnThreads(StoreContract):
+class TestDiskStoreOnThreads(StoreContract, PartialContract):
     @pytest.fixture
     def home(self, tmp_path: Path) -> DiskHome:
         return DiskHome(tmp_path, threads=True)
 
 
-class TestDiskStoreInline(StoreContract):
+class TestDiskStoreInline(StoreContract, PartialContract):
     @pytest.fixture
     def home(self, tmp_path: Path) -> DiskHome:
         return DiskHome(tmp_path, threads=False)

@@ -5,6 +5,7 @@ import pytest
 from mesh.core.digest import digest_of
 from mesh.store.base import BlobStore
 from mesh.store.memory import MemoryStore
+from tests.contracts.partial_contract import PartialContract
 from tests.contracts.store_contract import StoreContract
 
 
@@ -25,7 +26,7 @@ class MemoryHome:
         return 0
 
 
-class TestMemoryStore(StoreContract):
+class TestMemoryStore(StoreContract, PartialContract):
     @pytest.fixture
     def home(self) -> MemoryHome:
         return MemoryHome()

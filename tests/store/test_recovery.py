@@ -675,7 +675,9 @@ async def test_unfinished_uploads_are_swept(place: Place) -> None:
     await place.stays(ONE, LARGE)
 
 
-async def test_what_is_not_ours_is_left_alone(place: Place, tmp_path: Path) -> None:
+async def test_what_is_not_ours_is_left_alone_and_said(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     await place.keep([ONE], [LARGE])
     outside = tmp_path / "outside"
     outside.write_bytes(place.segment(1).read_bytes())
@@ -688,12 +690,18 @@ async def test_what_is_not_ours_is_left_alone(place: Place, tmp_path: Path) -> N
     (place.root / "tmp" / "link").symlink_to(outside)
     (place.root / "tmp" / "folder").mkdir()
     (place.root / "large" / "notes.txt").write_bytes(b"not ours")
+    (place.root / "notes").write_bytes(b"not ours")
+    os.mkfifo(place.root / "pipe")
     before = snapshot(place.root)
     for index in ("here", "lost"):
         if index == "lost":
             place.without_index()
+        caplog.clear()
         async with place.opened() as store:
             await expect(store, [ONE, LARGE])
+        (said,) = [each.getMessage() for each in caplog.records if "foreign" in each.message]
+        assert said.startswith("16 foreign entries ignored: notes, pipe, segments/")
+        assert said.endswith(" and 11 more")
     assert snapshot(place.root) == before
     await place.holds(ONE, LARGE)
     assert snapshot(place.root).items() >= before.items()
@@ -705,7 +713,9 @@ def snapshot(root: Path) -> dict[str, object]:
     for path in root.rglob("*"):
         if path.name.startswith("index.sqlite"):
             continue
-        kind = path.readlink() if path.is_symlink() else path.is_dir() or path.read_bytes()
+        kind: object = "a pipe"
+        if not path.is_fifo():
+            kind = path.readlink() if path.is_symlink() else path.is_dir() or path.read_bytes()
         found[str(path.relative_to(root))] = kind
     return found
 
@@ -720,6 +730,22 @@ async def test_a_stranger_with_the_next_segments_name_does_not_block_writing(
     else:
         place.segment(2).symlink_to(tmp_path / "outside")
     await place.holds(ONE)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+async def test_a_pipe_in_place_of_a_large_blob_is_an_error_and_no_wait(
+    place: Place, kind: str
+) -> None:
+    await place.keep([ONE], [LARGE])
+    place.large(LARGE).unlink()
+    if kind == "pipe":
+        os.mkfifo(place.large(LARGE))
+    else:
+        place.large(LARGE).mkdir()
+    async with place.opened() as store:
+        with pytest.raises(StoreError):
+            await streamed(store, digest_of(LARGE), len(LARGE))
+        assert await streamed(store, digest_of(ONE), len(ONE)) == ONE
 
 
 async def test_a_number_written_otherwise_is_not_a_segment(place: Place) -> None:

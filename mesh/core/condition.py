@@ -1,0 +1,43 @@
+"""How the store's disk stands: a full one is a state, not a crash."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Kept free unless the configuration says otherwise: 1 % of the file system, but no more than what
+# makes room for the index and for other programs on any machine.
+RESERVE_SHARE = 100
+RESERVE_MOST = 1024**3
+
+# A full store takes blobs again when so much more than the reserve is free: an eighth of it, so
+# that a disk that hovers around the limit does not turn on and off with every blob.
+_SLACK_SHARE = 8
+_SLACK_MOST = 64 * 1024**2
+
+
+class Condition(NamedTuple):
+    """`state` is ok, full, read-only or failing; `reason` is for people, "" when all is well."""
+
+    state: str
+    reason: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether blobs are taken, and fetched."""
+        return self.state == "ok"
+
+
+OK = Condition("ok")
+
+
+def reserve_of(total: int, wanted: int | None) -> int:
+    """Bytes to keep free of a file system of `total`; `wanted` is what the user set."""
+    return min(total // RESERVE_SHARE, RESERVE_MOST) if wanted is None else wanted
+
+
+def judged(free: int, reserve: int, before: Condition) -> Condition:
+    """The condition of a disk that can be written, with `free` bytes left."""
+    slack = min(reserve // _SLACK_SHARE, _SLACK_MOST) if before.state == "full" else 0
+    if free >= reserve + slack:
+        return OK
+    return Condition("full", f"{free} bytes are free, and {reserve} are kept in reserve")

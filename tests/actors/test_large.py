@@ -1,0 +1,168 @@
+"""Large blobs over connections that break, from peers that lie, and over restarts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mesh.actors.peer import RoundStats
+from mesh.core.digest import digest_of
+from mesh.core.partial import FRUITLESS, PROGRESS
+from mesh.core.plan import LARGE_BLOB, PENALTY
+from mesh.store.memory import MemoryStore
+from tests.actors.world import (
+    HOUR,
+    Corrupting,
+    Cutting,
+    Member,
+    Refusing,
+    Slow,
+    a_world,
+    blobs,
+    filled,
+    large,
+    until,
+)
+
+trio_test = pytest.mark.trio
+
+BLOB = large(1, 3 * LARGE_BLOB + 5)
+NAME = digest_of(BLOB)
+
+
+async def sync(member: Member, peer: int = 0) -> RoundStats:
+    return await member.node.peers[peer].sync()
+
+
+def starts(member: Member, peer: str) -> list[int]:
+    """The offsets from which large blobs were asked for."""
+    asked = [path for path in member.traffic(peer).requests if path.startswith("blob/")]
+    return [int(path.rpartition("/")[2]) for path in asked]
+
+
+def cut(after: int, *, silently: bool = False) -> Any:
+    return lambda wire: Cutting(wire, after, "blob", silently=silently)
+
+
+@trio_test
+async def test_a_cut_blob_goes_on_at_once_where_it_was(autojump_clock: MockClock) -> None:
+    for silently in (False, True):
+        async with a_world() as world:
+            await world.start("b", store=await filled(BLOB))
+            wires = {"b": cut(1_000_000, silently=silently)}
+            a = await world.start("a", ["b"], interval=HOUR, wires=wires)
+            stats = await sync(a)
+            assert (stats.error, stats.fetched, stats.fetched_bytes) == (None, 1, len(BLOB))
+            assert a.has(NAME)
+            assert starts(a, "b") == list(range(0, len(BLOB), 1_000_000))
+            # The wire's own chunks of 64 KiB are counted before they are cut.
+            assert a.traffic("b").down < len(BLOB) + 13 * 65_536 + 1000
+
+
+@trio_test
+async def test_a_peer_that_brings_too_little_is_left_alone_until_its_next_round(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        await world.start("b", store=await filled(BLOB))
+        a = await world.start("a", ["b"], interval=HOUR, wires={"b": cut(PROGRESS - 1)})
+        stats = await sync(a)
+        assert "connection reset" in (stats.error or "")
+        assert starts(a, "b") == [number * (PROGRESS - 1) for number in range(FRUITLESS)]
+        a.wire("b").broken = False
+        assert (await sync(a)).error is None
+        assert starts(a, "b")[-1] == FRUITLESS * (PROGRESS - 1)
+        assert a.traffic("b").down < len(BLOB) + 2000
+
+
+@trio_test
+async def test_a_blob_is_gone_on_with_from_another_peer_and_after_a_restart(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        await world.start("b", store=await filled(BLOB))
+        await world.start("c", store=await filled(BLOB))
+        wires = {"b": lambda wire: Slow(wire, 1_000_000)}
+        a = await world.start("a", ["b"], interval=HOUR, wires=wires)
+        await until(lambda: a.traffic("b").down > 2 * LARGE_BLOB, 60.0)
+        await a.stop()
+        (kept,) = await a.store.partials()
+        assert (kept.digest, kept.busy) == (NAME, False)
+        assert kept.size > LARGE_BLOB
+        again = world.add("again", ["c"], store=a.store, interval=HOUR)
+        await again.start()
+        await until(lambda: again.has(NAME), 60.0)
+        assert starts(again, "c") == [kept.size]
+        assert again.traffic("c").down < len(BLOB) - kept.size + 1000
+        assert await again.store.partials() == []
+
+
+@trio_test
+async def test_a_blob_whose_only_source_lies_is_fetched_from_others(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        await world.start("b", store=await filled(BLOB))
+        await world.start("c", store=await filled(BLOB))
+        wires = {"b": lambda wire: Corrupting(wire, BLOB[:20], "blob")}
+        a = await world.start("a", ["b", "c"], interval=HOUR, wires=wires)
+        assert "what came as blob" in ((await sync(a)).error or "")
+        await until(lambda: a.has(NAME), PENALTY / 2)
+        assert "what came as blob" in (a.peer("b").last_error or "")
+        assert a.peer("c").last_error is None
+
+
+@trio_test
+async def test_one_of_two_sources_lies_and_the_other_convicts_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        await world.start("b", store=await filled(BLOB))
+        await world.start("c", store=await filled(BLOB))
+
+        store = MemoryStore()
+        async with store.resume(NAME, world.members[0].node_id) as arriving:
+            assert arriving is not None
+            await arriving.write(b"x" + BLOB[1:LARGE_BLOB])
+        honest = world.add("honest", ["c", "b"], store=store, interval=HOUR)
+        await honest.start()
+        await until(lambda: honest.has(NAME), 30.0)
+        await until(lambda: honest.peer("b").last_error is not None, 10.0)
+        assert f"wrong bytes of blob {NAME.hex()}" in (honest.peer("b").last_error or "")
+        assert honest.peer("c").last_error is None
+
+
+@trio_test
+async def test_a_lie_about_the_size_ends_in_the_right_blob(autojump_clock: MockClock) -> None:
+    short = BLOB[: 2 * LARGE_BLOB]
+    async with a_world() as world:
+        await world.start("b", store=await filled(BLOB))
+        store = MemoryStore()
+        async with store.resume(NAME, b"somebody") as arriving:
+            assert arriving is not None
+            await arriving.write(BLOB + b"and more")
+        a = await world.start("a", ["b"], store=store, interval=HOUR)
+        await until(lambda: a.has(NAME), 30.0)
+        assert digest_of(short) != NAME
+        assert await a.store.partials() == []
+
+
+@trio_test
+async def test_a_peer_that_declines_keeps_what_others_brought(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        await world.start("b", store=await filled(BLOB, *blobs(10, 20)))
+        store = MemoryStore()
+        async with store.resume(NAME, b"somebody") as arriving:
+            assert arriving is not None
+            await arriving.write(BLOB[:LARGE_BLOB])
+        wires = {"b": lambda wire: Refusing(wire, "blob", None)}
+        a = await world.start("a", ["b"], store=store, interval=30.0, wires=wires)
+        await trio.sleep(20.0)
+        ((_, size, _),) = await a.store.partials()
+        assert size == LARGE_BLOB
+        a.wire("b").broken = False
+        await world.level(3 * PENALTY)
+        assert starts(a, "b")[-1] == LARGE_BLOB
