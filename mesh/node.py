@@ -17,7 +17,6 @@ from mesh.actors.actor import supervise
 from mesh.actors.disk import StoreStatus
 from mesh.actors.fetcher import Fetcher, Source
 from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.large import Lies
 from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
 from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
@@ -137,7 +136,6 @@ class Node:
             hello=self.hello,
             interval=config.interval_seconds,
             released=self._ask_others,
-            lies=Lies(),
         )
         self._replicas = [
             (address, connect(address, self.keeper.known))

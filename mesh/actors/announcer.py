@@ -88,7 +88,7 @@ class Announcer:
         offered = await self._replica.offer(self._hello(), fresh, more=more)
         theirs = offered.hello
         if offered.wants:
-            theirs = await push(self._keeper, self._replica, offered.wants, self.tally)
+            theirs = await push(self._keeper, self._replica, offered, self.tally)
         if theirs is not None:
             self._heard(theirs)
         if more and not offered.pulls:

@@ -14,6 +14,7 @@ from anyio import create_memory_object_stream, create_task_group
 
 from mesh.actors.actor import Reply
 from mesh.actors.disk import DiskWatch
+from mesh.actors.lies import Lies
 from mesh.core.digest import Digest
 from mesh.core.plan import Claims
 from mesh.core.tree import Tree
@@ -79,6 +80,7 @@ class Keeper:
         self._rebuilt = False
         self._changed = anyio.Event()
         store.watch(self.damaged, self._index_rebuilt)
+        self.lies = Lies()
         self.tree: Tree | None = None
         self._on_new = on_new
         self._claims: Claims[Holder] = Claims()

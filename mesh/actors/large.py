@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 
 import anyio
 
@@ -12,39 +11,13 @@ from mesh.actors.transfer import take_large
 from mesh.core.digest import Digest
 from mesh.core.partial import SAVE_BYTES, SAVE_SECONDS, Tries
 from mesh.core.plan import LARGE_BLOB
-from mesh.errors import Misbehaved, Stalled, Unreachable
+from mesh.errors import Misbehaved, Refused, Stalled, Unreachable
 from mesh.store.base import Item, Resumed
 from mesh.transport.base import Replica
 
-log = logging.getLogger("mesh")
-
-Accuse = Callable[[Holder, str], None]
-"""Told of a peer that brought wrong bytes in an earlier try, and of what it did."""
-
-_MOST_LIARS = 1000  # the first ones go; peers are some dozen, strangers that push may be many
-
-
-class Lies:
-    """The last lie of each peer that was shown to have lied; said as long as the process runs."""
-
-    def __init__(self) -> None:
-        self._by: dict[Holder, str] = {}
-
-    def note(self, liar: Holder, what: str) -> None:
-        """See Accuse."""
-        log.warning("peer %s lied: %s", liar.hex(), what)
-        self._by.pop(liar, None)
-        self._by[liar] = what
-        if len(self._by) > _MOST_LIARS:
-            del self._by[next(iter(self._by))]
-
-    def get(self, holder: Holder) -> str | None:
-        """What `holder` did; None for nothing."""
-        return self._by.get(holder)
-
 
 async def fetch_large(
-    keeper: Keeper, replica: Replica, holder: Holder, digest: Digest, size: int, accuse: Accuse
+    keeper: Keeper, replica: Replica, holder: Holder, digest: Digest, size: int
 ) -> tuple[bool, int]:
     """Fetch and store one blob of `size` bytes, so the peer says; whether it was new, its size.
 
@@ -57,87 +30,141 @@ async def fetch_large(
         if arriving is None or size < LARGE_BLOB:
             async with replica.fetch_large(digest, 0) as chunks:
                 return await take_large(keeper, holder, digest, chunks, size)
-        fetch = _Fetch(keeper, replica, holder, digest, size, arriving)
-        item = await fetch.run()
-        for liar in await arriving.liars():
-            keeper.failed(liar, [digest])
-            accuse(liar, f"it brought wrong bytes of blob {digest.hex()}, as others showed")
-        (fresh,) = await keeper.put([item], holder)
-        await arriving.done()
-    return fresh, size
+        taking = _Taking(keeper, holder, digest, size, arriving)
+        item: Item | None = None
+        while item is None:
+            await _fetched(replica, taking)
+            item = await taking.finish()
+        return await taking.store(item), size
 
 
-class _Fetch:
+async def take_pushed(
+    keeper: Keeper,
+    holder: Holder,
+    digest: Digest,
+    size: int,
+    start: int,
+    chunks: AsyncIterator[bytes],
+) -> bool:
+    """Store one blob that is pushed from `start` on, where an earlier push may have ended.
+
+    Whether it was new. Raises Misbehaved when the pusher alone brought another blob, Refused when
+    it has to begin somewhere else.
+    """
+    async with keeper.store.resume(digest, holder) as arriving:
+        keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
+        here = arriving.progress.size if arriving is not None else 0
+        if start > here:
+            raise Refused(f"blob {digest.hex()} goes on at {here} here, not at {start}")
+        if arriving is None or size < LARGE_BLOB:
+            fresh, _ = await take_large(keeper, holder, digest, chunks, size)
+            return fresh
+        taking = _Taking(keeper, holder, digest, size, arriving)
+        await taking.begin()
+        await taking.take(chunks, here - start)
+        taking.check_end()
+        item = await taking.finish()
+        if item is None:
+            raise Refused(f"blob {digest.hex()} has come wrong from several; push it anew")
+        return await taking.store(item)
+
+
+async def _fetched(replica: Replica, taking: _Taking) -> None:
+    """All bytes, over one connection after the other."""
+    await taking.begin()
+    tries = Tries()
+    while (before := taking.here) < taking.size:
+        cut: Unreachable | None = None
+        try:
+            async with replica.fetch_large(taking.digest, before) as chunks:
+                await taking.take(chunks, 0)
+        except Stalled:
+            raise
+        except Unreachable as error:
+            cut = error
+        if taking.here < taking.size and not tries.again(taking.here - before):
+            if cut is not None:
+                raise cut
+            taking.check_end()
+
+
+class _Taking:
+    """One blob that arrives from one peer, in its turn."""
+
     def __init__(
-        self,
-        keeper: Keeper,
-        replica: Replica,
-        holder: Holder,
-        digest: Digest,
-        size: int,
-        arriving: Resumed,
+        self, keeper: Keeper, holder: Holder, digest: Digest, size: int, arriving: Resumed
     ) -> None:
+        self.digest = digest
+        self.size = size
         self._keeper = keeper
-        self._replica = replica
         self._holder = holder
-        self._digest = digest
-        self._size = size
         self._arriving = arriving
         self._renewed = anyio.current_time()
 
-    async def run(self) -> Item:
-        """The blob, whole and right."""
-        while True:
-            if self._arriving.progress.size > self._size:
-                # Somebody lies about its size; who, only the whole can tell.
-                await self._arriving.restart(alone=True)
-            await self._pieces()
-            item = await self._arriving.finish()
-            if item.digest == self._digest:
-                return item
-            liar = self._arriving.progress.liar()
-            await self._arriving.restart(alone=liar is None)
-            if liar is not None:
-                raise Misbehaved(f"what came as blob {self._digest.hex()} is {item.digest.hex()}")
+    @property
+    def here(self) -> int:
+        """Bytes so far."""
+        return self._arriving.progress.size
 
-    async def _pieces(self) -> None:
-        """All bytes, over one connection after the other."""
+    async def begin(self) -> None:
+        """Make sure of what came earlier."""
+        if self.here > self.size:
+            # Somebody lies about its size; who, only the whole can tell.
+            await self._arriving.restart(alone=True)
         while await self._arriving.recall():
             self._renew()
-        tries = Tries()
-        while (before := self._arriving.progress.size) < self._size:
-            self._renew()
-            try:
-                await self._stream(before)
-                cut = None
-            except Stalled:
-                raise
-            except Unreachable as error:
-                cut = error
-            now = self._arriving.progress.size
-            if now < self._size and not tries.again(now - before):
-                raise cut or Misbehaved(
-                    f"blob {self._digest.hex()} ends at {now} of the {self._size} bytes announced"
-                )
+        self._renew()
 
-    async def _stream(self, start: int) -> None:
-        saved, at = anyio.current_time(), start
-        async with self._replica.fetch_large(self._digest, start) as chunks:
-            async for chunk in chunks:
-                size = self._arriving.progress.size + len(chunk)
-                if size > self._size:
-                    await self._arriving.restart(alone=False)
-                    raise Misbehaved(
-                        f"blob {self._digest.hex()} is longer than the {self._size} bytes announced"
-                    )
-                await self._arriving.write(chunk)
-                now = anyio.current_time()
-                if size - at >= SAVE_BYTES or now - saved > SAVE_SECONDS:
-                    saved, at = now, size
-                    await self._arriving.save()
-                if now - self._renewed > 1.0:
-                    self._renew()
+    async def take(self, chunks: AsyncIterator[bytes], skip: int) -> None:
+        """Take what comes, but for the first `skip` bytes; saved now and then."""
+        saved, at = anyio.current_time(), self.here
+        async for chunk in chunks:
+            fresh = chunk[skip:]
+            skip -= len(chunk) - len(fresh)
+            if self.here + len(fresh) > self.size:
+                await self._arriving.restart(alone=False)
+                raise Misbehaved(
+                    f"blob {self.digest.hex()} is longer than the {self.size} bytes announced"
+                )
+            await self._arriving.write(fresh)
+            now = anyio.current_time()
+            if self.here - at >= SAVE_BYTES or now - saved > SAVE_SECONDS:
+                saved, at = now, self.here
+                await self._arriving.save()
+            if now - self._renewed > 1.0:
+                self._renew()
+
+    def check_end(self) -> None:
+        """Misbehaved unless everything is here."""
+        if self.here < self.size:
+            raise Misbehaved(
+                f"blob {self.digest.hex()} ends at {self.here} of the {self.size} bytes announced"
+            )
+
+    async def finish(self) -> Item | None:
+        """The blob; None when it is wrong, and nobody knows whose fault that is.
+
+        Then it begins anew, from this peer alone. Misbehaved when the fault is this peer's.
+        """
+        item = await self._arriving.finish()
+        if item.digest == self.digest:
+            return item
+        liar = self._arriving.progress.liar()
+        await self._arriving.restart(alone=liar is None)
+        if liar is not None:
+            raise Misbehaved(f"what came as blob {self.digest.hex()} is {item.digest.hex()}")
+        return None
+
+    async def store(self, item: Item) -> bool:
+        """Commit it, and name those who brought wrong parts of it before; whether it was new."""
+        for liar in await self._arriving.liars():
+            self._keeper.failed(liar, [self.digest])
+            what = f"it brought wrong bytes of blob {self.digest.hex()}, as others showed"
+            self._keeper.lies.note(liar, what)
+        (fresh,) = await self._keeper.put([item], self._holder)
+        await self._arriving.done()
+        return fresh
 
     def _renew(self) -> None:
         self._renewed = anyio.current_time()
-        self._keeper.renew(self._holder, [self._digest])
+        self._keeper.renew(self._holder, [self.digest])

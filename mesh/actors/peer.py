@@ -15,7 +15,6 @@ from mesh.actors.actor import Reply
 from mesh.actors.announcer import Announcer
 from mesh.actors.fetcher import Source
 from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.large import Lies
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
@@ -89,7 +88,7 @@ class Host:
     """The node, as its peers need it.
 
     `released` is told of a peer that failed while blobs were still to come from it, asks the
-    others, and says whether there are any. `lies` keeps whose bytes were shown to be wrong.
+    others, and says whether there are any.
     """
 
     keeper: Keeper
@@ -99,7 +98,6 @@ class Host:
     hello: Callable[[], Hello]
     interval: float
     released: Callable[[Peer], bool]
-    lies: Lies
 
 
 class _Request:
@@ -233,7 +231,7 @@ class Peer:
             missing_here=here,
             missing_there=there,
             last_success_seconds_ago=self.pulled_seconds_ago,
-            last_error=self._error or self._host.lies.get(self.holder),
+            last_error=self._error or self._host.keeper.lies.get(self.holder),
             failures=self._failures,
             rounds=self._rounds,
             fetched_blobs=moved[0],
@@ -295,7 +293,6 @@ class Peer:
             self._replica,
             self.holder,
             self._host.limits,
-            accuse=self._host.lies.note,
             pulling=self.address.pulls and keeper.disk.condition.good,
         )
         pushing = self.address.pushes and (request.push or self._never_pulls(meeting))

@@ -18,7 +18,7 @@ from anyio import create_memory_object_stream, create_task_group
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.large import Accuse, fetch_large
+from mesh.actors.large import fetch_large
 from mesh.actors.transfer import Intake, Tally, push
 from mesh.core.digest import Digest
 from mesh.core.reconcile import Difference, Surplus
@@ -75,15 +75,10 @@ class Round:
         holder: Holder,
         limits: Limits,
         *,
-        accuse: Accuse,
         pulling: bool = True,
     ) -> None:
-        """`holder`: under whose name blobs of this peer are claimed. `pulling`: fetch at all.
-
-        `accuse` is told of others that a blob from this one convicts.
-        """
+        """`holder`: under whose name blobs of this peer are claimed. `pulling`: fetch at all."""
         self._pulling = pulling
-        self._accuse = accuse
         self._keeper = keeper
         self._replica = replica
         self._holder = holder
@@ -334,9 +329,7 @@ class Round:
             return
         if not self._keeper.hold(self._holder, digest):
             return  # it has come from another peer, or is on its way, since it was put in line
-        fresh, got = await fetch_large(
-            self._keeper, self._replica, self._holder, digest, size, self._accuse
-        )
+        fresh, got = await fetch_large(self._keeper, self._replica, self._holder, digest, size)
         if digest in self._large_left:
             self._large_left.discard(digest)
             self._left -= 1
@@ -365,7 +358,7 @@ class Round:
         offered = await self._replica.offer(hello, window, more=False)
         theirs = offered.hello
         if offered.wants:
-            theirs = await push(self._keeper, self._replica, offered.wants, self.tally)
+            theirs = await push(self._keeper, self._replica, offered, self.tally)
         self.hello = theirs or self.hello
 
 

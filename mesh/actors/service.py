@@ -11,14 +11,16 @@ from contextlib import aclosing
 from typing import Protocol
 
 import anyio
+import msgspec
 
 from mesh.actors.keeper import Keeper
+from mesh.actors.large import take_pushed
 from mesh.actors.round import Limits
 from mesh.actors.snapshots import Snapshots
-from mesh.actors.transfer import Intake, Tally, frames_of, take_large, whole
+from mesh.actors.transfer import Intake, Tally, frames_of, whole
 from mesh.core.digest import Digest, parse_digest, split_digests
 from mesh.core.reconcile import SHORT_HASH, Ask, answer
-from mesh.errors import InputError, Misbehaved, PeerError, Refused
+from mesh.errors import InputError, Misbehaved, PeerError, Refused, StoreError
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import (
     PROTOCOL,
@@ -28,6 +30,7 @@ from mesh.wire.messages import (
     OfferReply,
     PushReply,
     RootReply,
+    Start,
     TreeReply,
     TreeRequest,
     decode,
@@ -80,7 +83,7 @@ class Service:
         if path == "tree":
             return encode(self._tree(decode(TreeRequest, body)))
         if path == "offer":
-            return encode(self._offer(decode(Offer, body)))
+            return encode(await self._offer(decode(Offer, body)))
         raise InputError(f"no such request: {path!a}")
 
     async def download(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
@@ -108,17 +111,17 @@ class Service:
                     yield chunk
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes]) -> bytes:
-        """push/NODE, push/NODE/DIGEST/SIZE."""
+        """push/NODE, push/NODE/DIGEST/SIZE, push/NODE/DIGEST/SIZE/START."""
         kind, *rest = path.split("/")
-        if kind != "push" or len(rest) not in (1, 3):
+        if kind != "push" or len(rest) not in (1, 3, 4):
             raise InputError(f"no such request: {path!a}")
         holder = _node(rest[0])
         with _Turn(self._streams):
             if len(rest) == 1:
                 return encode(await self._push(holder, chunks))
-            return encode(
-                await self._push_large(holder, parse_digest(rest[1]), _number(rest[2]), chunks)
-            )
+            digest, size = parse_digest(rest[1]), _number(rest[2])
+            start = _number(rest[3]) if len(rest) == 4 else 0
+            return encode(await self._push_large(holder, digest, size, start, chunks))
 
     # --- small questions -----------------------------------------------------------------------
 
@@ -149,7 +152,7 @@ class Service:
         answers = answer(tree, request.asks, request.width)
         return TreeReply(root=root, count=len(tree), answers=answers)
 
-    def _offer(self, offer: Offer) -> OfferReply:
+    async def _offer(self, offer: Offer) -> OfferReply:
         self._check(offer.hello)
         self._known.heard(offer.hello)
         if offer.more:
@@ -157,7 +160,22 @@ class Service:
         digests = split_digests(joined(offer.digests))
         wants = self._keeper.claim(offer.hello.node, digests)
         pulls = self._known.is_peer(offer.hello)
-        return OfferReply(hello=self._hello(), wants=b"".join(wants), pulls=pulls)
+        starts = await self._starts(set(wants)) if wants else []
+        return OfferReply(
+            hello=self._hello(), wants=b"".join(wants), pulls=pulls, starts=starts or msgspec.UNSET
+        )
+
+    async def _starts(self, wants: set[Digest]) -> list[Start]:
+        """Those that have come in part; a store that cannot tell has all of them pushed whole."""
+        try:
+            kept = await self._keeper.store.partials()
+        except StoreError:
+            return []
+        return [
+            Start(each.digest, each.size)
+            for each in kept
+            if each.digest in wants and each.size and not each.busy
+        ]
 
     def _check(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
@@ -201,14 +219,13 @@ class Service:
         )
 
     async def _push_large(
-        self, holder: bytes, digest: Digest, size: int, chunks: AsyncIterator[bytes]
+        self, holder: bytes, digest: Digest, size: int, start: int, chunks: AsyncIterator[bytes]
     ) -> PushReply:
-        self._keeper.disk.admit(size)
         limit = self._limits.max_replica_bytes
         if size > limit:
             raise Refused(f"blob {digest.hex()} has {size} bytes; max_replica_bytes is {limit}")
         try:
-            fresh, _ = await take_large(self._keeper, holder, digest, chunks, size)
+            fresh = await take_pushed(self._keeper, holder, digest, size, start, chunks)
         except Misbehaved as error:
             raise InputError(str(error)) from error
         finally:

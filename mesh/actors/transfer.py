@@ -14,7 +14,7 @@ from mesh.core.plan import LARGE_BLOB
 from mesh.errors import Misbehaved, Refused, StoreError, one_line
 from mesh.store.base import Blob, Entry
 from mesh.store.offload import Offload
-from mesh.transport.base import Replica
+from mesh.transport.base import Offered, Replica
 from mesh.wire.frames import Frame, Kind, end, frame
 from mesh.wire.messages import Hello
 
@@ -135,15 +135,13 @@ def _framed(entry: Entry) -> tuple[bytes, ...]:
     return frame(Kind.BLOB, entry.digest, entry.size), entry.data
 
 
-async def push(
-    keeper: Keeper, replica: Replica, digests: Sequence[Digest], tally: Tally
-) -> Hello | None:
+async def push(keeper: Keeper, replica: Replica, offered: Offered, tally: Tally) -> Hello | None:
     """Send blobs that the peer wants, large ones last, one by one; how it stands afterwards."""
     large: list[tuple[Digest, int]] = []
     sizes: list[int] = []
 
     async def small() -> AsyncGenerator[bytes, None]:
-        left = list(digests)
+        left = list(offered.wants)
         while left:
             entries = await keeper.store.batch(left, CHUNK)
             left = left[len(entries) :]
@@ -166,15 +164,17 @@ async def push(
     hello = result.hello
     for digest, size in large:
         try:
-            async with aclosing(whole(keeper, digest, size)) as data:
-                result = await replica.push_large(digest, size, data)
+            # Where an earlier push was cut, or somebody else's.
+            start = min(offered.starts.get(digest, 0), size)
+            async with aclosing(whole(keeper, digest, size, start)) as data:
+                result = await replica.push_large(digest, size, data, start)
         except Refused as error:
             # One blob that the peer will not have (over its limit, say) delays no other.
             tally.refusal = one_line(error)
             tally.failed += 1
             continue
         tally.sent += result.stored
-        tally.sent_bytes += size * result.stored
+        tally.sent_bytes += (size - start) * result.stored
         hello = result.hello
     return hello
 

@@ -168,8 +168,11 @@ class BlobstashPeer:
                 raise failures[0]
         return Pushed(stored, 0, None)
 
-    async def push_large(self, digest: Digest, size: int, data: AsyncIterator[bytes]) -> Pushed:
-        """One large blob, streamed."""
+    async def push_large(
+        self, digest: Digest, size: int, data: AsyncIterator[bytes], start: int
+    ) -> Pushed:
+        """One large blob, streamed, and always from its beginning: nothing else was said."""
+        del start
         return Pushed(await self._send(digest, size, data), 0, None)
 
     async def close(self) -> None:

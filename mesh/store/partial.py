@@ -309,6 +309,9 @@ class Partials:
     async def kept(self) -> list[Kept]:
         """See BlobStore.partials."""
         found = await self._work(_listed, self._files)
+        for digest, partial in self._open.items():
+            if digest in found:
+                found[digest] = partial.progress.size
         return [Kept(digest, size, digest in self._open) for digest, size in sorted(found.items())]
 
     async def drop(self, digest: Digest) -> None:
@@ -372,8 +375,14 @@ def _line(said: _Head | _Saved) -> bytes:
 
 
 def _listed(files: Files) -> dict[Digest, int]:
+    """The partial blobs, and how many bytes of each are known to be good."""
     with translated("cannot list what has come of large blobs"):
-        return _kept(files)
+        return {digest: _good(files, digest, size) for digest, size in _kept(files).items()}
+
+
+def _good(files: Files, digest: Digest, size: int) -> int:
+    progress, _ = read_record(files, digest)
+    return progress.size if progress is not None and progress.size <= size else 0
 
 
 def _kept(files: Files) -> dict[Digest, int]:

@@ -9,9 +9,10 @@ only: Unreachable, Misbehaved, Refused.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from mesh.core.digest import Digest
@@ -65,11 +66,13 @@ class Offered(NamedTuple):
     """What a peer said to an offer: what it wants pushed, how it stands, whether it pulls from us.
 
     One that does not pull cannot follow a hint that there is more: it has to be pushed to.
+    `starts`: of large blobs of which it has the beginning, how many bytes.
     """
 
     wants: list[Digest]
     hello: Hello | None
     pulls: bool
+    starts: Mapping[Digest, int] = MappingProxyType({})
 
 
 class Pushed(NamedTuple):
@@ -105,8 +108,10 @@ class Replica(Protocol):
     async def push(self, frames: AsyncIterator[bytes]) -> Pushed:
         """Send BLOB frames; returns when what was good is durable there."""
 
-    async def push_large(self, digest: Digest, size: int, data: AsyncIterator[bytes]) -> Pushed:
-        """Send one large blob."""
+    async def push_large(
+        self, digest: Digest, size: int, data: AsyncIterator[bytes], start: int
+    ) -> Pushed:
+        """Send one large blob of `size` bytes; `data` has those from `start` on."""
 
     async def close(self) -> None:
         """Let go of connections."""

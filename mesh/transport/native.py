@@ -98,15 +98,19 @@ class NativePeer:
             raise Misbehaved(f"{self._place} wants pieces of digests")
         offered = set(digests)
         wants = [digest for digest in split_digests(reply.wants) if digest in offered]
-        return Offered(wants, reply.hello, reply.pulls)
+        starts = {Digest(each.digest): each.at for each in reply.starts or ()}
+        return Offered(wants, reply.hello, reply.pulls, starts)
 
     async def push(self, frames: AsyncIterator[bytes]) -> Pushed:
         """Send blobs that the peer wants."""
         return await self._upload(self._push, frames)
 
-    async def push_large(self, digest: Digest, size: int, data: AsyncIterator[bytes]) -> Pushed:
-        """Send one large blob."""
-        return await self._upload(f"{self._push}/{digest.hex()}/{size}", data)
+    async def push_large(
+        self, digest: Digest, size: int, data: AsyncIterator[bytes], start: int
+    ) -> Pushed:
+        """Send one large blob, from `start` on."""
+        begun = f"/{start}" if start else ""
+        return await self._upload(f"{self._push}/{digest.hex()}/{size}{begun}", data)
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -104,15 +104,24 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     more: bool = False
 
 
+class Start(msgspec.Struct, frozen=True, array_like=True):
+    """A blob of which the first `at` bytes are there."""
+
+    digest: RawDigest
+    at: Count
+
+
 class OfferReply(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the offered blobs to push; the answerer holds a claim on them meanwhile.
 
     `pulls`: the asker is a peer of the answerer, which so can fetch by itself what is not offered.
+    `starts`: where to go on with those that have come in part; left out when there are none.
     """
 
     hello: Hello
     wants: Digests = b""
     pulls: bool = False
+    starts: Annotated[list[Start], Meta(max_length=MAX_BATCH)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PushReply(msgspec.Struct, frozen=True, kw_only=True):

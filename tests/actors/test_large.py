@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -12,11 +14,14 @@ from mesh.actors.peer import RoundStats
 from mesh.core.digest import digest_of
 from mesh.core.partial import FRUITLESS, PROGRESS
 from mesh.core.plan import LARGE_BLOB, PENALTY
+from mesh.errors import InputError, Refused, Unreachable
 from mesh.store.memory import MemoryStore
+from mesh.wire.messages import PushReply, decode
 from tests.actors.world import (
     HOUR,
     Corrupting,
     Cutting,
+    Faulty,
     Member,
     Refusing,
     Slow,
@@ -133,6 +138,66 @@ async def test_one_of_two_sources_lies_and_the_other_convicts_it(
         await until(lambda: honest.peer("b").last_error is not None, 10.0)
         assert f"wrong bytes of blob {NAME.hex()}" in (honest.peer("b").last_error or "")
         assert honest.peer("c").last_error is None
+
+
+class CutUploads(Faulty):
+    """What we send of a large blob is cut after so many bytes."""
+
+    async def sent(self, path: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        left, cuts = 5_000_000, path.count("/") > 1 and self.hits(path)
+        async for chunk in chunks:
+            yield chunk
+            left -= len(chunk)
+            if cuts and left <= 0:
+                raise Unreachable("connection reset")
+
+
+@trio_test
+async def test_a_push_that_is_cut_goes_on_where_it_was(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        b = await world.start("b")
+        wires = {"b": lambda wire: CutUploads(wire, "push")}
+        a = await world.start("a", ["b"], store=await filled(BLOB), wires=wires)
+        await world.level(60.0)
+        assert b.has(NAME)
+        assert a.wire("b").met == 3
+        pushes = [path for path in a.traffic("b").requests if path.count("/") > 1]
+        begun = [int(path.split("/")[4]) for path in pushes if path.count("/") == 4]
+        assert len(begun) == 2
+        assert begun == sorted(begun)
+        assert begun[0] >= 5_000_000
+        assert a.traffic("b").up < len(BLOB) + 2000
+        assert await b.store.partials() == []
+
+
+@trio_test
+async def test_a_push_that_begins_behind_what_is_here_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        b = await world.start("b")
+        node, size = "ab" * 16, len(BLOB)
+
+        async def push(start: int, data: bytes) -> bytes:
+            path = f"push/{node}/{NAME.hex()}/{size}/{start}"
+            async with aclosing(one(data)) as chunks:
+                return await b.node.service.upload(path, chunks)
+
+        with pytest.raises(Refused, match="goes on at 0 here"):
+            await push(1, BLOB[1:])
+        with pytest.raises(InputError, match="ends at 5000000"):
+            await push(0, BLOB[:5_000_000])
+        with pytest.raises(InputError, match="longer"):
+            await push(4_000_000, BLOB[4_000_000:] + b"more")
+        with pytest.raises(InputError, match="ends at"):
+            await push(0, BLOB[:5_000_000])
+        # What is here already is passed over.
+        assert decode(PushReply, await push(4_000_000, BLOB[4_000_000:])).stored == 1
+        assert await b.store.size(NAME) == size
+
+
+async def one(data: bytes) -> AsyncGenerator[bytes, None]:
+    yield data
 
 
 @trio_test

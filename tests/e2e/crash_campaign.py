@@ -32,6 +32,8 @@ from tests.processes import NodeProcess, until
 LARGE = 5_000_000
 _GONE = (OSError, HTTPException)
 
+KINDS = ("put", "put large", "batch", "replicated or listed")
+
 
 class Ledger:
     """What was offered, and what of it has been acknowledged, or seen in a listing."""
@@ -128,7 +130,11 @@ class Campaign:
         ]
         for thread in threads:
             thread.start()
-        threading.Event().wait(self._random.uniform(0.02, 0.25))
+        # Not before something was acknowledged, each kind in its turn, however slow the machine is.
+        kind, more = KINDS[self._rounds % len(KINDS)], self._rounds % 3
+        before = self.ledger.counts[kind]
+        until(lambda: self.ledger.counts[kind] >= before + more)
+        threading.Event().wait(self._random.uniform(0.0, 0.1))
         node.kill()
         for thread in threads:
             thread.join(60)

@@ -24,6 +24,7 @@ from mesh.wire.messages import (
     OfferReply,
     PushReply,
     RootReply,
+    Start,
     TreeReply,
     TreeRequest,
     decode,
@@ -52,7 +53,7 @@ EXAMPLES: list[msgspec.Struct] = [
     TreeReply(root=DIGEST, count=2, answers=[FORKED, LISTED]),
     BatchRequest(digests=DIGEST * 3),
     Offer(hello=HELLO, digests=DIGEST, more=True),
-    OfferReply(hello=HELLO, wants=DIGEST, pulls=True),
+    OfferReply(hello=HELLO, wants=DIGEST, pulls=True, starts=[Start(DIGEST, 5), Start(DIGEST, 0)]),
     PushReply(hello=HELLO, stored=1, known=2, rejected=3),
 ]
 
