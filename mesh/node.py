@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from importlib.metadata import PackageNotFoundError, version
 from random import Random
 
@@ -14,11 +15,14 @@ from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
 from mesh.actors.disk import StoreStatus
+from mesh.actors.fetcher import Fetcher, Source
 from mesh.actors.keeper import Holder, Keeper
 from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
+from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits
 from mesh.actors.scheduler import Scheduler
+from mesh.actors.scrubber import Scrubber
 from mesh.actors.service import Service
 from mesh.config import Address, Config
 from mesh.core.digest import Digest
@@ -53,8 +57,19 @@ class Identity(msgspec.Struct, frozen=True):
     name: str
 
 
+class WantedStatus(msgspec.Struct, frozen=True):
+    """A blob that was found damaged and is not back yet; `since` in seconds since 1970."""
+
+    digest: str
+    reason: str
+    since: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /v1/status`. `root` is null while the tree is being built."""
+    """`GET /v1/status`. `root` is null while the tree is being built.
+
+    `wanted` has the first hundred of the `wanted_blobs`.
+    """
 
     node_id: str
     name: str
@@ -64,6 +79,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int
     bytes: int
     uptime_seconds: float
+    wanted_blobs: int = 0
+    wanted: list[WantedStatus] = []
     store: StoreStatus
     peers: list[PeerStatus]
 
@@ -102,7 +119,11 @@ class Node:
         self._state = "opening"
         self._began: float | None = None
         self.keeper = Keeper(
-            store, self._announce, reserve=config.reserve_bytes, on_recovery=self._ask_all
+            store,
+            self._announce,
+            on_lost=self._ask_all,
+            reserve=config.reserve_bytes,
+            on_recovery=self._ask_all,
         )
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
@@ -122,6 +143,12 @@ class Node:
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
         self.service = Service(self.keeper, limits, self.hello, self)
+        self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
+        # A copy: how often the scrub draws must not shift the jitter of the rounds.
+        self.scrubber = Scrubber(
+            store, config.scrub_bytes_per_second, config.scrub_days, copy(random)
+        )
+        self.reader = Reader(self.keeper, self.fetcher if config.read_through else None)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -143,6 +170,7 @@ class Node:
                 log.info("ready: root %s", self.keeper.known().root.hex())
         finally:
             self.keeper.close()
+            self.fetcher.close()
             for peer in self.peers:
                 peer.close()
             with anyio.CancelScope(shield=True):
@@ -151,7 +179,12 @@ class Node:
                 await self.store.close()
 
     def _start(self, group: TaskGroup) -> None:
-        actors = {"keeper": self.keeper.run, "scheduler": self._scheduler.run}
+        actors = {
+            "keeper": self.keeper.run,
+            "scheduler": self._scheduler.run,
+            "fetcher": self.fetcher.run,
+            "scrubber": self.scrubber.run,
+        }
         for peer in self.peers:
             actors[f"peer {peer.address.place}"] = peer.run
             actors[f"announcer {peer.address.place}"] = peer.announcer.run
@@ -165,7 +198,7 @@ class Node:
         """How the node and its peers stand; answers from the first moment."""
         tree = self.keeper.tree
         root = tree.root if tree is not None else None
-        totals = self.store.totals
+        totals, wants = self.store.totals, self.store.wants
         now = anyio.current_time()
         return Status(
             node_id=self.identity.node_id.hex(),
@@ -176,6 +209,8 @@ class Node:
             blobs=totals.blobs,
             bytes=totals.bytes,
             uptime_seconds=now - self._began if self._began is not None else 0.0,
+            wanted_blobs=wants.total,
+            wanted=[WantedStatus(w.digest.hex(), w.reason, w.since) for w in wants.first],
             store=self.keeper.disk.status(),
             peers=[peer.status(root) for peer in self.peers],
         )
@@ -252,10 +287,16 @@ class Node:
         return bool(others)
 
     def _ask_all(self) -> None:
-        """What was not fetched while the store could not take it is fetched now."""
+        """Blobs were lost, or can be stored again: whoever may have them is asked soon."""
         for peer in self.peers:
-            self._scheduler.contacted(peer)
-            self._scheduler.hint(peer)
+            if peer.counts:
+                self._scheduler.contacted(peer)
+                self._scheduler.hint(peer)
+
+    def _sources(self) -> list[Source]:
+        """Whom to ask for a blob, those that answered at the last try first."""
+        sources = [peer.source for peer in self.peers]
+        return sorted((s for s in sources if s is not None), key=lambda s: not s.reachable)
 
     def _announce(self, digests: Sequence[Digest], source: Holder) -> None:
         for peer in self.peers:

@@ -218,7 +218,7 @@ def mesh(
 
 
 # What the commands import when they are called.
-_PARTS = ("admin", "get", "put", "run")
+_PARTS = ("admin", "get", "put", "run", "store")
 
 _template_lock = threading.Lock()
 

@@ -596,6 +596,9 @@ def test_every_key_can_be_set_in_each_place(tmp_path: Path) -> None:
         "reserve_bytes": 9,
         "shutdown_seconds": 6.0,
         "insecure": True,
+        "read_through": False,
+        "scrub_bytes_per_second": 5000,
+        "scrub_days": 2.5,
         "node_id": NODE_ID,
     }
     assert set(said) == {field.name for field in msgspec.structs.fields(Config)}

@@ -13,6 +13,7 @@ from anyio import create_memory_object_stream
 
 from mesh.actors.actor import Reply
 from mesh.actors.announcer import Announcer
+from mesh.actors.fetcher import Source
 from mesh.actors.keeper import Holder, Keeper
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
@@ -157,6 +158,16 @@ class Peer:
     def announced_to(self) -> bool:
         """Whether it is told of new blobs."""
         return self.counts and self.address.pushes
+
+    @property
+    def source(self) -> Source | None:
+        """The way to blobs that somebody wants to read now; None where none are fetched from.
+
+        Only nodes of a mesh: another protocol's server may ask others in its turn.
+        """
+        if not (self.counts and self.address.pulls and self.address.protocol == "mesh"):
+            return None
+        return Source(self.holder, self._replica, not self._failures)
 
     @property
     def pulled_seconds_ago(self) -> float | None:

@@ -98,6 +98,7 @@ class Service:
             digest, start = parse_digest(rest[0]), _number(rest[1])
             size = await self._keeper.store.size(digest)
             if size is None:
+                self._keeper.missing(digest)
                 raise Refused(f"blob {digest.hex()} is not here")
             if start > size:
                 raise Refused(f"blob {digest.hex()} has {size} bytes, nothing is at {start}")

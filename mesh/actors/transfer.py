@@ -117,6 +117,8 @@ async def frames_of(keeper: Keeper, digests: Sequence[Digest]) -> AsyncGenerator
         left = left[len(entries) :]
         pieces: list[bytes] = []
         for entry in entries:
+            if entry.size is None:
+                keeper.missing(entry.digest)
             pieces += _framed(entry)
             room -= len(entry.data or b"")
         yield b"".join(pieces)

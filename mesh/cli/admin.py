@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 
 import msgspec
 from anyio import create_task_group
@@ -11,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mesh.actors.peer import PeerStatus, RoundStats
+from mesh.actors.scrubber import ScrubStatus
 from mesh.config import Address
-from mesh.errors import InputError
+from mesh.errors import InputError, printable
 from mesh.node import Status, WaitReport
 from mesh.transport.client import NodeClient, node_client
 
@@ -46,6 +48,7 @@ async def status(address: Address, *, as_json: bool) -> None:
     print(f"{node.blobs} blobs, {size_text(node.bytes)}; root {node.root or 'is being built'}")
     if node.store.state != "ok":
         print(f"store: {node.store.state}: {node.store.reason}")
+    _print_wanted(node)
     if not node.peers:
         print("no peers")
         return
@@ -55,6 +58,15 @@ async def status(address: Address, *, as_json: bool) -> None:
     Console().print(table)
     for peer in node.peers:
         print(f"{peer.name}: {peer.url}" + (f": {peer.last_error}" if peer.last_error else ""))
+
+
+def _print_wanted(node: Status) -> None:
+    """The blobs that were found damaged and have not come back."""
+    for wanted in node.wanted:
+        since = datetime.fromtimestamp(wanted.since).strftime("%Y-%m-%d %H:%M")
+        print(f"wanted since {since}: {wanted.digest}: {printable(wanted.reason)}")
+    if node.wanted_blobs > len(node.wanted):
+        print(f"wanted: {node.wanted_blobs - len(node.wanted)} more")
 
 
 def _row(peer: PeerStatus) -> tuple[str, ...]:
@@ -67,6 +79,21 @@ def _row(peer: PeerStatus) -> tuple[str, ...]:
         "?" if peer.missing_there is None else str(peer.missing_there),
         "never" if ago is None else f"{ago:.0f} s ago",
     )
+
+
+async def scrub(address: Address, verb: str | None, *, as_json: bool) -> None:
+    """Tell the scrub what to do, and how it stands then."""
+    async with node_client(address) as client:
+        if as_json:
+            print(bytes(await client.scrub(verb, msgspec.Raw)).decode())
+            return
+        stands = await client.scrub(verb, ScrubStatus)
+    read = stands.now
+    found = f"{read.blobs} of {stands.blobs} blobs ({size_text(read.bytes)}) read"
+    print(f"scrub: {stands.state}; {found}, {read.damaged} damaged in this pass")
+    print(f"at up to {size_text(stands.bytes_per_second)} a second; passes done: {stands.passes}")
+    if stands.next_seconds is not None:
+        print(f"the next pass begins in {stands.next_seconds / 3600:.1f} hours")
 
 
 async def sync(node: Address, names: list[str]) -> bool:

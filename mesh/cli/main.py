@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,16 @@ from mesh.config import (
 from mesh.core.digest import parse_digest, parse_prefix
 from mesh.errors import ConfigError, InputError, MeshError, one_line
 from mesh.node import package_version
+
+
+class ScrubOrder(StrEnum):
+    """What can be asked of a scrub."""
+
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    STATUS = "status"
+
 
 app = typer.Typer(
     help="Keep immutable, content-addressed blobs identical on many nodes.",
@@ -66,6 +77,10 @@ def run_command(
     blobstash: Annotated[
         bool | None, typer.Option("--blobstash/--no-blobstash", help="answer BlobStash's requests")
     ] = None,
+    read_through: Annotated[
+        bool | None,
+        typer.Option("--read-through/--no-read-through", help="fetch what is asked for from peers"),
+    ] = None,
     node_id: Annotated[
         str | None, typer.Option(help="accept only this node's data directory; as status shows it")
     ] = None,
@@ -85,6 +100,7 @@ def run_command(
         "key_file": key_file,
         "peer_key_file": peer_key_file,
         "blobstash": blobstash,
+        "read_through": read_through,
         "node_id": node_id,
     }
     from mesh.cli import run
@@ -198,6 +214,20 @@ def wait_command(
     _ended(anyio.run(admin.wait, _node(node, key_file), timeout))
 
 
+@app.command("scrub")
+def scrub_command(
+    order: Annotated[ScrubOrder, typer.Argument(help="what to do; status only looks")],
+    as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/scrub says")] = False,
+    node: NodeOption = _NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Read everything again to find what has rotted: start, pause, resume, or see how it stands."""
+    from mesh.cli import admin
+
+    verb = None if order is ScrubOrder.STATUS else order.value
+    anyio.run(partial(admin.scrub, _node(node, key_file), verb, as_json=as_json))
+
+
 blobstash_app = typer.Typer(help="Talk to BlobStash servers.", no_args_is_help=True)
 app.add_typer(blobstash_app, name="blobstash")
 
@@ -242,6 +272,47 @@ def bench_command(context: typer.Context) -> None:
     from mesh.cli.bench import bench_app
 
     bench_app(context.args, prog_name="mesh bench", standalone_mode=False)
+
+
+store_app = typer.Typer(
+    help="Look after a data directory on which no node is running.", no_args_is_help=True
+)
+app.add_typer(store_app, name="store")
+DataOption = Annotated[Path, typer.Option("--data", help="the data directory")]
+
+
+@store_app.command("check")
+def store_check_command(
+    data: DataOption = Path("data"),
+    read_data: Annotated[
+        bool, typer.Option("--read-data", help="read every byte, not only what should be where")
+    ] = False,
+) -> None:
+    """Say what is wrong, change nothing; exit 1 if something is."""
+    from mesh.cli import run, store
+
+    run.start_logging("error")
+    _ended(store.check(data, read_data=read_data))
+
+
+@store_app.command("rebuild")
+def store_rebuild_command(data: DataOption = Path("data")) -> None:
+    """Make the index anew from the log."""
+    from mesh.cli import run, store
+
+    run.start_logging("warning")
+    store.rebuild(data)
+
+
+@store_app.command("stats")
+def store_stats_command(
+    data: DataOption = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Count what is there."""
+    from mesh.cli import store
+
+    store.stats(data, as_json=as_json)
 
 
 @app.command("version")

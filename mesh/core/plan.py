@@ -85,6 +85,11 @@ class Claims(Generic[K]):
             return True
         return bool(self.take(holder, [digest], now))
 
+    def is_held(self, digest: Digest, now: float) -> bool:
+        """Whether anybody has a live claim on a digest."""
+        lease = self._leases.get(digest)
+        return lease is not None and lease[1] > now
+
     def renew(self, holder: K, digests: Iterable[Digest], now: float) -> None:
         """`holder` makes progress on these."""
         for digest in digests:

@@ -1,4 +1,4 @@
-"""/v1/status, /v1/peers/NAME/sync, /v1/wait: how the node stands, and what people ask it to do."""
+"""/v1/status, peers/NAME/sync, wait, scrub: how the node stands, and what people ask it to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_WAIT = 7 * 86_400.0
 
 
 def add_routes(app: Quart, node: Node) -> None:
-    """The three of them."""
+    """All of them."""
 
     async def status() -> Response:
         return json(200, node.status())
@@ -25,6 +25,16 @@ def add_routes(app: Quart, node: Node) -> None:
         reports = await node.wait(_seconds(request.args.get("timeout", "")))
         return json(200, {"level": all(report.level for report in reports), "peers": reports})
 
+    async def scrub() -> Response:
+        return json(200, node.scrubber.status())
+
+    async def order(verb: str) -> Response:
+        orders = {"start": node.scrubber.start, "pause": node.scrubber.pause}
+        orders.get(verb, node.scrubber.resume)()
+        return json(200, node.scrubber.status())
+
+    app.add_url_rule("/v1/scrub", "scrub", scrub, methods=["GET"])
+    app.add_url_rule("/v1/scrub/<any(start,pause,resume):verb>", "order", order, methods=["POST"])
     app.add_url_rule("/v1/status", "status", status, methods=["GET"])
     app.add_url_rule("/v1/peers/<path:name>/sync", "sync", sync, methods=["POST"])
     app.add_url_rule("/v1/wait", "wait", wait, methods=["POST"])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import anyio
 from quart import Quart, Response, request
 
-from mesh.actors.transfer import Intake, Tally, whole
+from mesh.actors.transfer import Intake, Tally
 from mesh.core.digest import Digest, parse_digest, parse_prefix
 from mesh.core.plan import LARGE_BLOB
 from mesh.errors import InputError, Misbehaved
@@ -48,6 +48,7 @@ class _Blobs:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._keeper = node.keeper
+        self._reader = node.reader
         self._limit = node.config.max_blob_bytes
         self._uploads = anyio.CapacityLimiter(_UPLOADS)
 
@@ -128,9 +129,9 @@ class _Blobs:
     async def get(self, text: str) -> Response:
         """The bytes, or the part that Range asks for."""
         digest = parse_digest(text)
-        size = await self._keeper.store.size(digest)
+        size = await self._reader.size(digest)
         if size is None:
-            return problem(404, f"blob {text} is not here")
+            return problem(404, f"blob {text} is not here, nor at a peer that can be reached")
         span = _span(request.headers.get("Range"), size)
         headers = {"Accept-Ranges": "bytes", "ETag": f'"{text}"'}
         if span is None:
@@ -140,18 +141,22 @@ class _Blobs:
             status = 206
             headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
         headers["Content-Length"] = str(span.stop - span.start)
-        body: AsyncIterator[bytes] | bytes = b""
+        body: AsyncIterator[bytes] | bytes | None = b""
         if request.method == "GET":
             body = await self._bytes(digest, size, span)
+        if body is None:
+            return problem(404, f"blob {text} was damaged, and no peer that can be reached has it")
         response = Response(body, status, content_type="application/octet-stream")
         response.headers.update(headers)
         return response
 
-    async def _bytes(self, digest: Digest, size: int, span: _Span) -> AsyncIterator[bytes] | bytes:
-        if size >= LARGE_BLOB:
-            return self._keeper.store.stream(digest, span.start, span.stop)
-        pieces = [piece async for piece in whole(self._keeper, digest, size)]
-        return b"".join(pieces)[span.start : span.stop]
+    async def _bytes(
+        self, digest: Digest, size: int, span: _Span
+    ) -> AsyncIterator[bytes] | bytes | None:
+        pieces = await self._reader.stream(digest, size, span.start, span.stop)
+        if pieces is None or size >= LARGE_BLOB:
+            return pieces
+        return b"".join([piece async for piece in pieces])
 
     async def listing(self) -> Response:
         """A page of digests and sizes; `next` is the `after` of the next page."""

@@ -12,7 +12,6 @@ import msgspec
 from quart import Quart, Response, request
 
 from mesh.actors.local import KeeperBlobs
-from mesh.actors.transfer import whole
 from mesh.blobstash import snappy, upload
 from mesh.blobstash.client import OneWayConflict
 from mesh.blobstash.remote import Remote
@@ -141,27 +140,30 @@ class _Blobs:
 
     def __init__(self, node: Node) -> None:
         self._keeper = node.keeper
+        self._reader = node.reader
         self._limit = node.config.max_blob_bytes
         self._uploads = anyio.CapacityLimiter(_UPLOADS)
 
     async def get(self, text: str) -> Response:
         digest = parse_digest(text)
-        size = await self._keeper.store.size(digest)
+        size = await self._reader.size(digest)
         if size is None:
             return _not_found()
         if request.method == "HEAD":
             return _bare(204)
+        chunks = await self._reader.stream(digest, size, 0, size)
+        if chunks is None:
+            return _not_found()
         if size >= LARGE_BLOB:
-            return await self._large(digest, size)
-        data = b"".join([piece async for piece in whole(self._keeper, digest, size)])
+            return await self._large(chunks, size)
+        data = b"".join([piece async for piece in chunks])
         if _takes_snappy():
             return _snappy(data)
         response = Response(data, 200, _NO_CACHE, content_type=_sniffed(data))
         response.headers["Content-Length"] = str(size)
         return response
 
-    async def _large(self, digest: Digest, size: int) -> Response:
-        chunks = self._keeper.store.stream(digest, 0, size)
+    async def _large(self, chunks: AsyncIterator[bytes], size: int) -> Response:
         if size <= snappy.LIMIT and _takes_snappy():
             return _snappy(b"".join([chunk async for chunk in chunks]))
         response = Response(chunks, 200, _NO_CACHE, content_type="application/octet-stream")

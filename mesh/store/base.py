@@ -5,7 +5,7 @@ tests/contracts/store_contract.py is what every implementation has to pass.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -55,6 +55,54 @@ class Totals(NamedTuple):
 
     blobs: int
     bytes: int
+
+
+class Damage(NamedTuple):
+    """What a read met: a blob whose bytes are not those of its name, or cannot be had.
+
+    `piece`: where in a large blob; WHOLE when that is not known, RECORD when its bytes are good
+    but the record that says so is not.
+    """
+
+    digest: Digest
+    reason: str
+    piece: int = -1
+
+
+WHOLE = -1
+RECORD = -2
+
+
+class Wanted(NamedTuple):
+    """A blob that was here and is damaged: why, and since when (seconds since 1970)."""
+
+    digest: Digest
+    reason: str
+    since: float
+
+
+class Wants(NamedTuple):
+    """How many blobs are wanted, and the first of them."""
+
+    total: int
+    first: Sequence[Wanted]
+
+
+class Cursor(NamedTuple):
+    """How far a scrub has come: a place in the store that means something to the store alone."""
+
+    segment: int = 0
+    offset: int = 0
+    piece: int = 0
+
+
+class Scrubbed(NamedTuple):
+    """One step of a scrub: where the next one begins (None at the end), and what was read."""
+
+    cursor: Cursor | None
+    blobs: int
+    bytes: int
+    damaged: int
 
 
 class Room(NamedTuple):
@@ -136,14 +184,20 @@ class BlobStore(Protocol):
     async def read(self, digest: Digest) -> bytes | None:
         """A blob below LARGE_BLOB bytes, checked against its name; None when it is not here.
 
-        Raises Corrupt when its bytes are not what they were.
+        Raises Corrupt when its bytes are not what they were, or cannot be read.
         """
 
     def stream(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """The bytes [start, stop) of a blob that is here, in pieces."""
+        """The bytes [start, stop) of a blob that is here, in pieces, each checked before.
+
+        Raises Corrupt at the first piece that is not what it was, or cannot be read.
+        """
 
     async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
-        """Entries for the first of `digests`, at least one, until `room` bytes are full."""
+        """Entries for the first of `digests`, at least one, until `room` bytes are full.
+
+        A damaged blob is said to be not here.
+        """
 
     async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
         """Up to `limit` digests below `prefix` and greater than `after`, with sizes, ascending."""
@@ -153,6 +207,40 @@ class BlobStore(Protocol):
 
     def incoming(self) -> AbstractAsyncContextManager[Incoming]:
         """Take in a blob of unknown size. Leaving without a commit drops it."""
+
+    # --- damage ------------------------------------------------------------------------------
+
+    def watch(self, on_damage: Callable[[Damage], None], on_rebuilt: Callable[[], None]) -> None:
+        """Tell of damage that any read or scrub meets; and that the set may have changed by itself.
+
+        Called on the event loop, and must not block.
+        """
+
+    async def discard(self, damages: Sequence[Damage]) -> list[Digest]:
+        """Look again at what is damaged, and let go of it: the digests that are not here any more.
+
+        Their bytes are set aside, and they are wanted from then on, durably, until they are
+        committed again. Called by the one writer, as `commit` is.
+        """
+
+    @property
+    def wants(self) -> Wants:
+        """What was discarded and has not come back."""
+
+    @property
+    def reads(self) -> int:
+        """How many reads of blobs there were, scrubs aside: who scrubs wants to be in no way."""
+
+    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
+        """Check about `room` bytes from `cursor` on against their names."""
+
+    async def note(self, name: str, value: bytes) -> None:
+        """Keep a small value over restarts; it may be lost, as an index may."""
+
+    async def noted(self, name: str) -> bytes | None:
+        """What was kept under a name; None when nothing was."""
+
+    # --- blobs that arrive in several goes, and the disk --------------------------------------
 
     def resume(self, digest: Digest, source: Source) -> AbstractAsyncContextManager[Resumed | None]:
         """Go on with a large blob that `source` brings; None while somebody else does so."""

@@ -8,50 +8,48 @@ from __future__ import annotations
 
 import itertools
 import logging
-import sqlite3
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import anyio
 
-from mesh.core.digest import Digest, digest_of
+from mesh.core.digest import Digest
 from mesh.core.partial import Kept, Source
-from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree, prefix_range
-from mesh.errors import Corrupt, Full, ReadOnly, StoreError, one_line
-from mesh.store.base import Blob, Entry, Item, Room, Totals
-from mesh.store.faults import is_damage, translated
-from mesh.store.files import Files, Reader
-from mesh.store.index import Index, Row
-from mesh.store.large import PARTIAL, LargeIncoming, StagedFile, publish, sweep, withdraw
-from mesh.store.offload import Offload
-from mesh.store.partial import PartialFile, Partials, tidy
-from mesh.store.readonly import Lenient, index_in_memory, room_of, tried
-from mesh.store.recovery import Found, large_name, mark_is_beyond, recover, segments
-from mesh.store.segments import (
-    BLOB,
-    LARGE,
-    RECORD_HEADER,
-    SEGMENT_MAX,
-    Record,
-    SegmentWriter,
-    segment_name,
+from mesh.errors import StoreError
+from mesh.store.base import (
+    Cursor,
+    Damage,
+    Entry,
+    Item,
+    Room,
+    Scrubbed,
+    Totals,
+    Wants,
 )
-from mesh.store.strangers import strangers
+from mesh.store.faults import IndexDamaged
+from mesh.store.files import Files
+from mesh.store.index import Row
+from mesh.store.large import LargeIncoming
+from mesh.store.offload import Offload
+from mesh.store.partial import PartialFile, Partials
+from mesh.store.pieces import PIECE
+from mesh.store.reading import Hashing, LargeFile, ReadSide, Rotten
+from mesh.store.readonly import room_of, tried
+from mesh.store.scrubbing import Scrubbing
+from mesh.store.writing import Writer
 
 log = logging.getLogger("mesh")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Index connections and threads for reading: one that a bulk transfer keeps busy, one that
 # answers meanwhile. The machine's other work needs its cores too.
 READERS = 2
-
-# Segments kept open for reading. A descriptor each; the usual limit is 1,024 a process.
-_OPEN_SEGMENTS = 128
-
-# A large blob is read in pieces of this size: big enough that the thread's round trip (some
-# 50 µs) vanishes beside it, small enough that fifty slow readers hold 25 MB.
-_PIECE = 512 * 1024
 
 # Digests looked up in the index at a time for a batch.
 _LOOKUP = 256
@@ -61,27 +59,44 @@ class DiskStore:
     """Blobs in a directory, through a file port and injected threads."""
 
     def __init__(
-        self, files: Files, index: Path | None, lane: Callable[[str], Offload], work: Offload
+        self,
+        files: Files,
+        index: Path | None,
+        lane: Callable[[str], Offload],
+        work: Offload,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """`index`: SQLite's file, None to keep it in memory (then there is one lane for all).
 
-        `lane` makes a thread by name; `work` runs hashing and writing of large blobs.
+        `lane` makes a thread by name; `work` runs hashing and large blobs; `now` is the wall
+        clock, which dates what is wanted and decides nothing.
         """
         self._files = files
         self._index = index
         self._work = work
-        self._writer = _Writer(files, index)
+        self._writer = writer = Writer(files, index, now)
         self._write_lane = lane("store-write")
-        self._lanes: list[tuple[Offload, _ReadSide]] = []
+
+        def side() -> ReadSide:
+            return ReadSide(files, index, lambda: writer.index)
+
+        self._lanes: list[tuple[Offload, ReadSide]] = []
         if index is None:
-            self._lanes.append((self._write_lane, _ReadSide(files, None, self._writer)))
+            self._lanes.append((self._write_lane, side()))
         else:
             for number in range(READERS):
-                self._lanes.append((lane(f"store-read-{number}"), _ReadSide(files, index, None)))
-        self._free: list[tuple[Offload, _ReadSide]] = []
+                self._lanes.append((lane(f"store-read-{number}"), side()))
+        self._free: list[tuple[Offload, ReadSide]] = []
         self._waiting: anyio.Semaphore | None = None
+        self._repairing = anyio.Lock()
+        self._rebuilds = 0
         self._totals = Totals(0, 0)
+        self._wants = Wants(0, ())
+        self._reads = 0
         self._temporary = itertools.count(1)
+        self._scrubbing = Scrubbing(files, work)
+        self._on_damage: Callable[[Damage], None] = _nobody
+        self._on_rebuilt: Callable[[], None] = _nothing
         self._partials = Partials(files, work)
 
     @property
@@ -89,23 +104,43 @@ class DiskStore:
         """How much there is; known once the store is open."""
         return self._totals
 
+    @property
+    def wants(self) -> Wants:
+        """What was discarded and has not come back; known once the store is open."""
+        return self._wants
+
+    @property
+    def reads(self) -> int:
+        """How many reads of blobs there were, scrubs aside."""
+        return self._reads
+
+    def watch(self, on_damage: Callable[[Damage], None], on_rebuilt: Callable[[], None]) -> None:
+        """See BlobStore.watch."""
+        self._on_damage, self._on_rebuilt = on_damage, on_rebuilt
+
     async def open(self) -> str:
         """Recover, and say in a line what was found and done."""
         self._free = list(self._lanes)
         self._waiting = anyio.Semaphore(len(self._lanes))
-        note, self._totals = await self._write_lane(self._writer.open)
+        note = await self._write_lane(self._writer.open)
+        self._now_is()
         if self._writer.in_memory and self._index is not None:
             # The index on the disk cannot be used: all go to the one that the writer has.
             for lane, _ in self._lanes:
                 lane.close()
-            self._lanes = [(self._write_lane, _ReadSide(self._files, None, self._writer))]
+            writer = self._writer
+            self._lanes = [(self._write_lane, ReadSide(self._files, None, lambda: writer.index))]
             self._free, self._waiting = list(self._lanes), anyio.Semaphore(1)
         for lane, side in self._lanes:
             await lane(side.open)
         return note
 
+    def _now_is(self) -> None:
+        self._totals, self._wants = self._writer.totals, self._writer.wants
+
     async def close(self) -> None:
         """Close every connection on its own thread, then the threads."""
+        self._waiting = None
         for lane, side in self._lanes:
             await lane(side.close)
         await self._write_lane(self._writer.close)
@@ -115,61 +150,94 @@ class DiskStore:
     async def commit(self, items: Sequence[Item]) -> list[bool]:
         """Append, sync, index: see BlobStore.commit."""
         try:
-            fresh, self._totals = await self._write_lane(self._writer.commit, list(items))
+            return await self._writing(self._writer.commit, list(items))
         finally:
             self._partials.committed(items)
-        return fresh
+
+    async def discard(self, damages: Sequence[Damage]) -> list[Digest]:
+        """Look again, set aside, log, and drop from the index: see BlobStore.discard."""
+        return await self._writing(self._writer.discard, list(damages))
 
     async def size(self, digest: Digest) -> int | None:
         """The size of a blob in bytes; None when it is not here."""
-        async with self._reading() as (lane, side):
-            row = await lane(side.row, digest)
+        row = await self._on_index(ReadSide.row, digest)
         return row.size if row is not None else None
 
     async def read(self, digest: Digest) -> bytes | None:
         """A small blob, checked against its name; None when it is not here."""
-        async with self._reading() as (lane, side):
-            return await lane(side.blob, digest)
+        self._reads += 1
+        try:
+            return await self._on_index(ReadSide.blob, digest)
+        except Rotten as rotten:
+            self._on_damage(rotten.damage)
+            raise
 
     async def stream(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes [start, stop) of a blob."""
-        async with self._reading() as (lane, side):
-            row = await lane(side.row, digest)
+        row = await self._on_index(ReadSide.row, digest)
         if row is None:
             raise StoreError(f"blob {digest.hex()} is not here")
-        if row.segment:
+        if not row.large:
             data = await self.read(digest)
             if data is not None:
                 yield data[start:stop]
             return
-        file = await self._work(self._open_large, row)
-        while start < stop:
-            piece = await self._work(_piece, file, digest, start, min(_PIECE, stop - start))
-            if not piece:
-                raise Corrupt(f"blob {digest.hex()} ends at {start} of {row.size} bytes")
-            start += len(piece)
-            yield piece
+        try:
+            file = await self._large(row)
+            for at in range(start - start % PIECE, stop, PIECE):
+                self._reads += 1
+                piece = await self._work(file.piece, at)
+                yield piece[max(start - at, 0) : stop - at]
+        except Rotten as rotten:
+            self._on_damage(rotten.damage)
+            raise
 
-    def _open_large(self, row: Row) -> Reader:
-        with translated(f"cannot read blob {row.digest.hex()}"):
-            return self._files.open(large_name(row.digest))
+    async def _large(self, row: Row) -> LargeFile:
+        """A large blob's file with its sums; hashes the whole when they are not there."""
+        file = await self._work(LargeFile, self._files, row)
+        if file.sums is None:
+            hashing = Hashing(file)
+            while not await self._work(hashing.step):
+                self._reads += 1
+        return file
 
     async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
         """Entries for the first of `digests`, until `room` bytes are full."""
-        async with self._reading() as (lane, side):
-            return await lane(side.batch, digests[:_LOOKUP], room)
+        self._reads += 1
+        entries, damages = await self._on_index(ReadSide.batch, digests[:_LOOKUP], room)
+        for damage in damages:
+            self._on_damage(damage)
+        return entries
 
     async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
         """Digests and sizes below a prefix, ascending."""
         low, high = prefix_range(prefix)
-        async with self._reading() as (lane, side):
-            rows = await lane(side.range, low, high, after, limit)
+        rows = await self._on_index(ReadSide.range, low, high, after, limit)
         return [(row.digest, row.size) for row in rows]
 
     async def tree(self) -> Tree:
-        """One ordered scan, on a reader's thread; its root is computed there too."""
-        async with self._reading() as (lane, side):
-            return await lane(side.tree)
+        """One ordered scan, which checks the index; it is rebuilt when it is not as written."""
+        return await self._on_index(ReadSide.tree)
+
+    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
+        """Check the next blobs in the order of the log, and before the first of them the index."""
+        if cursor == Cursor():
+            await self._on_index(ReadSide.check)
+        rows = await self._on_index(
+            ReadSide.placed, cursor.segment, cursor.offset, self._scrubbing.ROWS
+        )
+        scrubbed, damages = await self._scrubbing.step(rows, cursor, room)
+        for damage in damages:
+            self._on_damage(damage)
+        return scrubbed
+
+    async def note(self, name: str, value: bytes) -> None:
+        """Keep a small value over restarts."""
+        await self._writing(self._writer.note, name, value)
+
+    async def noted(self, name: str) -> bytes | None:
+        """What was kept under a name."""
+        return await self._on_index(ReadSide.noted, name)
 
     @asynccontextmanager
     async def incoming(self) -> AsyncIterator[LargeIncoming]:
@@ -199,8 +267,34 @@ class DiskStore:
         """Forget what has come of a blob."""
         await self._partials.drop(digest)
 
+    # --- lanes -------------------------------------------------------------------------------
+
+    async def _on_index(
+        self, method: Callable[Concatenate[ReadSide, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """A method of a ReadSide on its lane; once more if the index had to be rebuilt for it."""
+        rebuilds = self._rebuilds
+        try:
+            async with self._reading() as (lane, side):
+                return await lane(method, side, *args, **kwargs)
+        except IndexDamaged as error:
+            await self._rebuild(rebuilds, error)
+        async with self._reading() as (lane, side):
+            return await lane(method, side, *args, **kwargs)
+
+    async def _writing(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A method of the writer on its lane; once more if the index had to be rebuilt for it."""
+        rebuilds = self._rebuilds
+        try:
+            return await self._write_lane(method, *args, **kwargs)
+        except IndexDamaged as error:
+            await self._rebuild(rebuilds, error)
+            return await self._write_lane(method, *args, **kwargs)
+        finally:
+            self._now_is()
+
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[tuple[Offload, _ReadSide]]:
+    async def _reading(self) -> AsyncIterator[tuple[Offload, ReadSide]]:
         """A lane that nobody else uses meanwhile."""
         if self._waiting is None:
             raise StoreError("the store is not open")
@@ -211,254 +305,30 @@ class DiskStore:
             finally:
                 self._free.append(reader)
 
+    async def _rebuild(self, seen: int, error: IndexDamaged) -> None:
+        """Make the index anew from the log, unless that was done since `seen`.
 
-class _Writer:
-    """All that is done on the writer's lane."""
-
-    def __init__(self, files: Files, index: Path | None) -> None:
-        self._files = files
-        self._path = index
-        self.index: Index | None = None
-        self._segment: SegmentWriter | None = None
-        self._settled: set[str] = set()
-        self._last = 0
-        self.in_memory = index is None
-
-    def open(self) -> tuple[str, Totals]:
-        try:
-            with translated("cannot open the store"):
-                return self._recovered(self._files, self._open_index)
-        except StoreError as error:
-            if not self._unwritable(error):
-                raise
-            log.error("%s; reading goes on with an index in memory", one_line(error))
-        self.close()
-        self.in_memory = True
-        with translated("cannot open the store"):
-            note, totals = self._recovered(Lenient(self._files), self._open_in_memory)
-        return f"the disk takes no writes; {note}", totals
-
-    def _unwritable(self, error: StoreError) -> bool:
-        """Whether a start failed because the disk takes no writes; SQLite does not always say."""
-        if isinstance(error, Full | ReadOnly):
-            return True
-        try:
-            tried(self._files)
-        except StoreError as met:
-            return isinstance(met, Full | ReadOnly)
-        return False
-
-    def _recovered(self, files: Files, open_index: Callable[[], str]) -> tuple[str, Totals]:
-        for directory in ("segments", "large", "tmp", PARTIAL):
-            files.make_directory(directory)
-        swept = sweep(files)
-        why = open_index()
-        found = recover(files, self._opened)
-        tidy(files, self._opened)
-        self._last = found.last
-        if foreign := strangers(files):
-            log.warning("%s", foreign)
-        state = self._opened.state()
-        return _note(why, found, swept, state.blobs), Totals(state.blobs, state.bytes)
-
-    def _open_in_memory(self) -> str:
-        self.index = index_in_memory(self._path)
-        if mark_is_beyond(Lenient(self._files), self.index):
-            self.index.close()
-            self.index = index_in_memory(None)
-        return ""
-
-    @property
-    def _opened(self) -> Index:
-        if self.index is None:
-            raise StoreError("the store is not open")
-        return self.index
-
-    def _open_index(self) -> str:
-        """Open the index; throw it away when it is damaged or knows more than the log."""
-        if self._path is None:
-            self.index = Index(":memory:", write=True)
-            return ""
-        missing = not self._path.exists()
-        try:
-            self.index = Index(str(self._path), write=True)
-            if not mark_is_beyond(self._files, self.index):
-                return "index was missing, rebuilt; " if missing and segments(self._files) else ""
-            why = "index was newer than the log, rebuilt; "
-            self.index.close()
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):
-                raise  # locked, or no room: nothing that a new index would cure
-            why = f"index was damaged ({error}), rebuilt; "
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-        self.index = Index(str(self._path), write=True)
-        return why
-
-    def close(self) -> None:
-        if self._segment is not None:
-            self._segment.close()
-            self._segment = None
-        if self.index is not None:
-            self.index.close()
-            self.index = None
-
-    def commit(self, items: list[Item]) -> tuple[list[bool], Totals]:
-        fresh: list[bool] = []
-        with translated("cannot store"):
-            new = self._opened.unknown([item.digest for item in items])
-            for item in items:
-                fresh.append(item.digest in new)
-                new.discard(item.digest)
-            chosen = [item for item, is_new in zip(items, fresh, strict=True) if is_new]
-            if chosen:
-                self._append(chosen)
-            state = self._opened.state()
-        return fresh, Totals(state.blobs, state.bytes)
-
-    def _append(self, items: list[Item]) -> None:
-        staged = [item for item in items if isinstance(item, StagedFile)]
-        try:
-            publish(self._files, staged, self._settled)
-            segment = self._current()
-            # Sealed until it has proved itself: neither the tail of a failed append nor a second
-            # fsync of the same file can be trusted.
-            self._segment = None
-            records = segment.append([_record(item) for item in items])
-            self._segment = segment
-        except OSError:
-            withdraw(self._files, staged)
-            raise
-        rows = [_row(record, segment.number) for record in records]
-        self._opened.add(rows, segment.number, segment.size)
-
-    def _current(self) -> SegmentWriter:
-        if self._segment is not None and self._segment.size >= SEGMENT_MAX:
-            full, self._segment = self._segment, None
-            full.close()
-        while self._segment is None:
-            # A number is used once, also when making the segment failed half-way, or when
-            # somebody else has put something there.
-            self._last += 1
-            with suppress(FileExistsError):
-                self._segment = SegmentWriter(self._files, self._last)
-        return self._segment
+        Readers have connections to the old one: all of them stop meanwhile. When it fails, for
+        want of room say, there is no index, and whoever asks next tries again.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._repairing, AsyncExitStack() as stack:
+                if self._rebuilds != seen:
+                    return
+                sides = [await stack.enter_async_context(self._reading()) for _ in self._lanes]
+                for lane, side in sides:
+                    await lane(side.close)
+                await self._write_lane(self._writer.rebuild, error)
+                for lane, side in sides:
+                    await lane(side.open)
+                self._rebuilds += 1
+                self._now_is()
+        self._on_rebuilt()
 
 
-def _record(item: Item) -> tuple[int, Digest, int, bytes]:
-    if isinstance(item, Blob):
-        return BLOB, item.digest, item.size, item.data
-    return LARGE, item.digest, item.size, b""
+def _nobody(_damage: Damage) -> None:
+    """Nobody watches."""
 
 
-def _row(record: Record, segment: int) -> Row:
-    number = 0 if record.kind == LARGE else segment
-    return Row(record.digest, number, record.offset, record.size)
-
-
-class _ReadSide:
-    """All that is done on a reader's lane."""
-
-    def __init__(self, files: Files, path: Path | None, shared: _Writer | None) -> None:
-        self._files = files
-        self._path = path
-        self._shared = shared
-        self._own: Index | None = None
-        self._segments: dict[int, Reader] = {}
-
-    def open(self) -> None:
-        if self._path is not None:
-            self._own = Index(str(self._path), write=False)
-
-    def close(self) -> None:
-        if self._own is not None:
-            self._own.close()
-            self._own = None
-        self._segments.clear()
-
-    @property
-    def _index(self) -> Index:
-        index = self._own if self._shared is None else self._shared.index
-        if index is None:
-            raise StoreError("the store is not open")
-        return index
-
-    def row(self, digest: Digest) -> Row | None:
-        with translated("cannot look up a blob"):
-            return next(self._index.find([digest]), None)
-
-    def blob(self, digest: Digest) -> bytes | None:
-        row = self.row(digest)
-        if row is None:
-            return None
-        with translated(f"cannot read blob {digest.hex()}"):
-            data = self._bytes(row)
-        if digest_of(data) != digest:
-            log.error("%s", _damaged(row))
-            raise _damaged(row)
-        return data
-
-    def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
-        with translated("cannot read a batch"):
-            rows = {row.digest: row for row in self._index.find(digests)}
-            entries: list[Entry] = []
-            for digest in digests:
-                row = rows.get(digest)
-                if row is None or row.size >= LARGE_BLOB:
-                    entries.append(Entry(digest, row.size if row else None, None))
-                    continue
-                if entries and row.size > room:
-                    break
-                entries.append(self._entry(row))
-                room -= row.size
-        return entries
-
-    def _entry(self, row: Row) -> Entry:
-        """A blob of a batch; one that is damaged is as good as absent, and said."""
-        data = self._bytes(row)
-        if digest_of(data) == row.digest:
-            return Entry(row.digest, row.size, data)
-        log.error("%s", _damaged(row))
-        return Entry(row.digest, None, None)
-
-    def range(self, low: bytes, high: bytes | None, after: bytes, limit: int) -> list[Row]:
-        with translated("cannot list blobs"):
-            return self._index.range(low, high, after, limit)
-
-    def tree(self) -> Tree:
-        with translated("cannot build the tree"):
-            tree = Tree.from_sorted(self._index.digests())
-        _ = tree.root  # computed here and kept by the tree, so that the event loop need not
-        return tree
-
-    def _bytes(self, row: Row) -> bytes:
-        segment = self._segments.get(row.segment)
-        if segment is None:
-            while len(self._segments) >= _OPEN_SEGMENTS:
-                del self._segments[next(iter(self._segments))]
-            segment = self._segments[row.segment] = self._files.open(segment_name(row.segment))
-        return segment.read_at(row.offset + RECORD_HEADER, row.size)
-
-
-def _damaged(row: Row) -> Corrupt:
-    where = f"{segment_name(row.segment)} at {row.offset}"
-    return Corrupt(f"blob {row.digest.hex()} is damaged in {where}")
-
-
-def _piece(file: Reader, digest: Digest, start: int, length: int) -> bytes:
-    with translated(f"cannot read blob {digest.hex()}"):
-        return file.read_at(start, length)
-
-
-def _note(why: str, found: Found, swept: int, blobs: int) -> str:
-    """What a start found and did, in a line."""
-    parts = [f"{blobs} blobs"]
-    if found.adopted:
-        parts.append(f"{found.adopted} adopted from the log")
-    if found.cut:
-        parts.append(f"{found.cut} bytes of an unfinished write cut")
-    if found.damaged:
-        parts.append(f"{found.damaged} damaged bytes left where they are")
-    if swept:
-        parts.append(f"{swept} unfinished uploads removed")
-    return why + ", ".join(parts)
+def _nothing() -> None:
+    """Nobody watches."""

@@ -11,18 +11,40 @@ from mesh.errors import Full, ReadOnly, StoreError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+# A read that fails so has met a damaged place, or a file that is gone or is something else now.
+# All others (no descriptors, no memory, no permission) say nothing of the bytes.
+_DAMAGE = (
+    errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENXIO, errno.ENODATA,
+    errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENOTDIR,
+)  # fmt: skip
+
+# SQLite could not work, but not because of what stands in the file.
+_NOT_DAMAGE = (
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_INTERRUPT,
+)  # fmt: skip
+
+
+class IndexDamaged(StoreError):
+    """The index is not what was written: it has to be rebuilt from the log."""
+
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """Raise Full for a disk without room, ReadOnly for one that takes no writes, else StoreError.
 
-    The message says `what` failed.
+    The message says `what` failed. A broken index is an IndexDamaged, which the store cures itself.
     """
     try:
         yield
     except OSError as error:
         raise _kind(error)(f"{what}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:  # a message of SQLite's that quotes what it found
+        raise IndexDamaged(f"{what}: index: it is damaged") from error
     except sqlite3.Error as error:
+        if isinstance(error, sqlite3.DatabaseError) and _is_broken(error):
+            raise IndexDamaged(f"{what}: index: {error}") from error
         raise _index_kind(error)(f"{what}: index: {error}") from error
 
 
@@ -45,7 +67,21 @@ def _coded(error: sqlite3.Error) -> bool:
     return hasattr(error, "sqlite_errorcode")
 
 
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether an index is broken, or of another version, so that it has to be rebuilt."""
-    damage = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return not _coded(error) or error.sqlite_errorcode & 0xFF in damage
+def _is_broken(error: sqlite3.DatabaseError) -> bool:
+    if isinstance(error, sqlite3.ProgrammingError):
+        return False  # a connection that was closed meanwhile
+    broken = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return not _coded(error) or error.sqlite_errorcode & 0xFF in broken
+
+
+def unusable(error: sqlite3.DatabaseError) -> bool:
+    """Whether an index that fails so when it is opened has to be rebuilt.
+
+    A flipped bit in the schema shows itself as a missing table or column, or as bad SQL.
+    """
+    return not _coded(error) or error.sqlite_errorcode & 0xFF not in _NOT_DAMAGE
+
+
+def means_damage(error: OSError) -> bool:
+    """Whether a read that failed so has met damage, so that the blob is as good as gone."""
+    return error.errno in _DAMAGE

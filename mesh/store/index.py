@@ -1,46 +1,76 @@
 """The index: where each blob stands, in SQLite. Derived from the log; may be thrown away.
 
 One connection, one thread: the owner calls every method on the lane on which it was made.
+
+SQLite does not notice a flipped bit in a row, so the index is made to be checked: the state holds
+how many rows there are, their sizes summed and their checksums summed, and a checksum of itself.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
+from zlib import crc32
 
-from mesh.core.digest import Digest
+from mesh.core.digest import DIGEST_SIZE, Digest
+from mesh.core.plan import LARGE_BLOB
+from mesh.store.base import Wanted
+from mesh.store.faults import IndexDamaged
 
 # A parameter each; SQLite allows 32,766, but the statement is prepared anew for every length.
 _GROUP = 500
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (
     digest BLOB PRIMARY KEY,
-    segment INTEGER NOT NULL,  -- 0: a large blob, in a file of its own
+    segment INTEGER NOT NULL,  -- of the record; a large blob's bytes are in a file of their own
     offset INTEGER NOT NULL,   -- of the record's header
     size INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS places ON blobs (segment, offset);
 CREATE TABLE IF NOT EXISTS state (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     segment INTEGER NOT NULL,  -- the mark: everything before (segment, offset) is indexed
     offset INTEGER NOT NULL,
     blobs INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
+    bytes INTEGER NOT NULL,
+    sums INTEGER NOT NULL,     -- the checksums of all rows, added up
+    own INTEGER NOT NULL       -- the checksum of the columns before
 );
-INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, 0);
+CREATE TABLE IF NOT EXISTS wanted (
+    digest BLOB PRIMARY KEY,
+    reason TEXT NOT NULL,
+    since REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
+
+_ROW = struct.Struct(">32sqqq")
+_STATE = struct.Struct(">qqqqq")
 
 
 class Row(NamedTuple):
-    """Where a blob is."""
+    """Where a blob is: its record, and with a large one a file besides."""
 
     digest: Digest
     segment: int
     offset: int
     size: int
+
+    @property
+    def large(self) -> bool:
+        """Whether its bytes are in a file of their own."""
+        return self.size >= LARGE_BLOB
+
+    @property
+    def sum(self) -> int:
+        """A checksum: against rot, not against anybody, since what is served is hashed anyway."""
+        return crc32(_ROW.pack(*self))
 
 
 class State(NamedTuple):
@@ -50,13 +80,24 @@ class State(NamedTuple):
     offset: int
     blobs: int
     bytes: int
+    sums: int
+
+    def moved(self, segment: int, offset: int, new: Sequence[Row], gone: Sequence[Row]) -> State:
+        """The state after a transaction that adds and removes rows."""
+        return State(
+            segment,
+            offset,
+            self.blobs + len(new) - len(gone),
+            self.bytes + sum(row.size for row in new) - sum(row.size for row in gone),
+            self.sums + sum(row.sum for row in new) - sum(row.sum for row in gone),
+        )
 
 
 class Index:
     """A connection to the index."""
 
     def __init__(self, path: str, *, write: bool) -> None:
-        """Open `path`; sqlite3.DatabaseError when it is damaged or of another version."""
+        """Open `path`; sqlite3.DatabaseError or IndexDamaged when it is not a good index."""
         self._db = sqlite3.connect(path, isolation_level=None)
         try:
             self._db.execute("PRAGMA busy_timeout = 10000")
@@ -64,7 +105,11 @@ class Index:
             self._db.execute("PRAGMA cache_size = -16384")
             if write:
                 self._create()
-        except sqlite3.Error:
+        except UnicodeDecodeError as error:
+            # SQLite's message quotes what it found, and that is not text.
+            self._db.close()
+            raise IndexDamaged("its schema is not what was written") from error
+        except BaseException:
             self._db.close()
             raise
 
@@ -75,9 +120,14 @@ class Index:
         self._db.execute("PRAGMA synchronous = NORMAL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version not in (0, _SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"index version {version}")
+            raise IndexDamaged(f"it is of version {version}")
         self._db.executescript(_SCHEMA)
+        empty = State(0, 0, 0, 0, 0)
+        self._db.execute(
+            "INSERT OR IGNORE INTO state VALUES (1, ?, ?, ?, ?, ?, ?)", (*empty, _own(empty))
+        )
         self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        self.state()
 
     def load(self, path: str) -> None:
         """Take over the content of another index file that nobody else has open."""
@@ -94,26 +144,66 @@ class Index:
         self._db.close()
 
     def state(self) -> State:
-        """The mark and the totals."""
-        row = self._db.execute("SELECT segment, offset, blobs, bytes FROM state").fetchone()
-        return State(*row)
+        """The mark and the totals; IndexDamaged when they are not what was written."""
+        query = "SELECT segment, offset, blobs, bytes, sums, own FROM state"
+        row = self._db.execute(query).fetchone()
+        if row is None or any(type(value) is not int for value in row):
+            raise IndexDamaged("its state is gone")
+        state = State(*row[:5])
+        if _own(state) != row[5]:
+            raise IndexDamaged("its state is not what was written")
+        return state
+
+    # --- writing -----------------------------------------------------------------------------
 
     def add(self, rows: Sequence[Row], segment: int, offset: int) -> State:
-        """Insert `rows`, distinct and new, and move the mark in one transaction; the new state."""
+        """Insert `rows`, distinct and new, and move the mark in one transaction; the new state.
+
+        What is here again is not wanted any more.
+        """
+        return self.change(rows, (), (), segment, offset)
+
+    def change(
+        self,
+        new: Sequence[Row],
+        gone: Sequence[Row],
+        wanted: Sequence[Wanted],
+        segment: int,
+        offset: int,
+    ) -> State:
+        """Remove rows, add rows, and note what is wanted, with the mark, in one transaction."""
+        with self._transaction():
+            state = self.state().moved(segment, offset, new, gone)
+            digests = [(row.digest,) for row in new]
+            self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(r.digest,) for r in gone])
+            self._db.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?)", new)
+            if self._db.execute("SELECT 1 FROM wanted LIMIT 1").fetchone() is not None:
+                self._db.executemany("DELETE FROM wanted WHERE digest = ?", digests)
+            self._db.executemany("INSERT OR REPLACE INTO wanted VALUES (?, ?, ?)", wanted)
+            self._db.execute(
+                "UPDATE state SET segment = ?, offset = ?, blobs = ?, bytes = ?, sums = ?, own = ?",
+                (*state, _own(state)),
+            )
+        return state
+
+    def note(self, name: str, value: bytes) -> None:
+        """Keep a small value under a name."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?)", rows)
-            self._db.execute(
-                "UPDATE state SET segment = ?, offset = ?, blobs = blobs + ?, bytes = bytes + ?",
-                (segment, offset, len(rows), sum(row.size for row in rows)),
-            )
+            yield
             self._db.execute("COMMIT")
-        except sqlite3.Error:
+        except BaseException:
             # A full disk may have rolled it back already.
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        return self.state()
+
+    # --- reading -----------------------------------------------------------------------------
 
     def unknown(self, digests: Sequence[Digest]) -> set[Digest]:
         """Those of `digests` that are not here."""
@@ -125,7 +215,7 @@ class Index:
             group = digests[at : at + _GROUP]
             marks = ",".join("?" * len(group))
             query = f"SELECT digest, segment, offset, size FROM blobs WHERE digest IN ({marks})"  # noqa: S608
-            yield from map(Row._make, self._db.execute(query, group))
+            yield from map(_row, self._db.execute(query, group))
 
     def range(self, low: bytes, high: bytes | None, after: bytes, limit: int) -> list[Row]:
         """Up to `limit` rows with low <= digest < high and digest > after, ascending."""
@@ -137,10 +227,95 @@ class Index:
         values: Iterable[object] = (
             (low, after, high, limit) if high is not None else (low, after, limit)
         )
-        return list(map(Row._make, self._db.execute(query, tuple(values))))
+        return list(map(_row, self._db.execute(query, tuple(values))))
+
+    def placed(self, segment: int, offset: int, limit: int) -> list[Row]:
+        """Up to `limit` rows from a place in the log on, as they stand there."""
+        query = (
+            "SELECT digest, segment, offset, size FROM blobs "
+            "WHERE (segment, offset) >= (?, ?) ORDER BY segment, offset LIMIT ?"
+        )
+        return list(map(_row, self._db.execute(query, (segment, offset, limit))))
 
     def digests(self) -> Iterator[bytes]:
-        """All digests, ascending, joined in chunks of 4,096."""
-        cursor = self._db.execute("SELECT digest FROM blobs ORDER BY digest")
+        """All digests, ascending, joined in chunks; IndexDamaged unless all rows are as written."""
+        self._db.execute("BEGIN")
+        try:
+            yield from self._checked(self.state())
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+
+    def _checked(self, state: State) -> Iterator[bytes]:
+        blobs = size = sums = 0
+        last = b""
+        cursor = self._db.execute("SELECT digest, segment, offset, size FROM blobs ORDER BY digest")
         while rows := cursor.fetchmany(4096):
+            for row in rows:
+                # Row.sum, without making a Row of each of ten millions.
+                if type(row[0]) is not bytes or row[0] <= last or type(row[3]) is not int:
+                    raise IndexDamaged("its rows are out of order")
+                last = row[0]
+                size += row[3]
+                sums += _sum(row)
+            blobs += len(rows)
             yield b"".join(row[0] for row in rows)
+        if (blobs, size, sums) != state[2:]:
+            raise IndexDamaged("its rows are not what was written")
+
+    def wanted(self, limit: int) -> tuple[int, list[Wanted]]:
+        """How many blobs are wanted, and the first `limit` of them."""
+        (count,) = self._db.execute("SELECT count(*) FROM wanted").fetchone()
+        query = "SELECT digest, reason, since FROM wanted ORDER BY since, digest LIMIT ?"
+        return count, list(map(_wanted, self._db.execute(query, (limit,))))
+
+    def large(self) -> tuple[int, int]:
+        """How many blobs are large, and their sizes summed; looks at all rows."""
+        query = "SELECT count(*), coalesce(sum(size), 0) FROM blobs WHERE size >= ?"
+        count, size = self._db.execute(query, (LARGE_BLOB,)).fetchone()
+        return count, size
+
+    def check(self) -> None:
+        """Have SQLite compare its tables with their indexes; IndexDamaged when they do not fit.
+
+        The sums cover the rows, not the order of places. Some seconds a million rows.
+        """
+        (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if said != "ok":
+            raise IndexDamaged(f"its places are damaged: {said}")
+
+    def is_wanted(self, digest: Digest) -> bool:
+        """Whether a blob is wanted."""
+        query = "SELECT 1 FROM wanted WHERE digest = ?"
+        return self._db.execute(query, (digest,)).fetchone() is not None
+
+    def noted(self, name: str) -> bytes | None:
+        """What was kept under a name; None when nothing was."""
+        row = self._db.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return row[0] if row is not None and type(row[0]) is bytes else None
+
+
+def _own(state: State) -> int:
+    return crc32(_STATE.pack(*state))
+
+
+def _sum(row: Sequence[object]) -> int:
+    try:
+        return crc32(_ROW.pack(*row))
+    except struct.error:
+        raise IndexDamaged("a row of it is none") from None
+
+
+def _row(values: Sequence[object]) -> Row:
+    digest, *numbers = values
+    good = isinstance(digest, bytes) and len(digest) == DIGEST_SIZE
+    if not good or any(type(number) is not int or number < 0 for number in numbers):
+        raise IndexDamaged("a row of it is none")
+    return Row._make(values)
+
+
+def _wanted(values: Sequence[object]) -> Wanted:
+    digest, reason, since = values
+    if not (isinstance(digest, bytes) and isinstance(reason, str) and isinstance(since, float)):
+        raise IndexDamaged("a wanted row of it is none")
+    return Wanted(Digest(digest), reason, since)

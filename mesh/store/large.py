@@ -16,6 +16,7 @@ from mesh.store.base import Blob, Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files
 from mesh.store.offload import Offload
+from mesh.store.pieces import Sums, encode_sums, sums_name
 from mesh.store.recovery import large_name
 
 # Bytes handed to a thread at a time: hashing a MiB takes 1.5 ms, the hand-over 0.05 ms.
@@ -26,11 +27,15 @@ PARTIAL = "partial"
 
 
 class StagedFile(NamedTuple):
-    """A large blob that is whole and durable in a temporary file."""
+    """A large blob that is whole and durable in a temporary file.
+
+    `sums` of its pieces; when they are not known they are made at the first read.
+    """
 
     digest: Digest
     size: int
     name: str
+    sums: bytes = b""
 
 
 class LargeIncoming:
@@ -44,6 +49,7 @@ class LargeIncoming:
         self._pieces: list[bytes] = []
         self._held = 0
         self._hasher = new_hasher()
+        self._sums = Sums()
         self._file: Appender | None = None
         self._made = False
         self.size = 0
@@ -64,7 +70,8 @@ class LargeIncoming:
             digest = await self._work(digest_of, data) if len(data) > 65536 else digest_of(data)
             return Blob(digest, data)
         await self._work(self._seal)
-        return StagedFile(Digest(self._hasher.digest()), self.size, self._name)
+        digest = Digest(self._hasher.digest())
+        return StagedFile(digest, self.size, self._name, self._sums.finish())
 
     async def drop(self) -> None:
         """Remove what is left of the temporary file."""
@@ -79,6 +86,7 @@ class LargeIncoming:
                 self._made = True
             for piece in self._pieces:
                 self._hasher.update(piece)
+                self._sums.update(piece)
             self._file.append(self._pieces)
         self._pieces.clear()
         self._held = 0
@@ -115,6 +123,10 @@ def publish(files: Files, staged: Sequence[StagedFile], settled: set[str]) -> No
     fresh = [directory for directory in directories if directory not in settled]
     for directory in fresh:
         files.make_directory(directory)
+    for item in staged:
+        if item.sums:
+            # Before the blob: between its rename and the sync of that nothing should take time.
+            write_sums(files, item.digest, item.size, item.sums)
     for old, new in names.items():
         files.rename(old, new)
     for directory in directories:
@@ -131,11 +143,30 @@ def withdraw(files: Files, staged: Sequence[StagedFile]) -> None:
     What came in several goes is put back where it was: it need not come again.
     """
     for item in staged:
+        name = large_name(item.digest)
+        with suppress(OSError):
+            files.remove(sums_name(name))
         with suppress(OSError):
             if item.name.startswith(f"{PARTIAL}/"):
-                files.rename(large_name(item.digest), item.name)
+                files.rename(name, item.name)
             else:
-                files.remove(large_name(item.digest))
+                files.remove(name)
+
+
+def write_sums(files: Files, digest: Digest, size: int, sums: bytes) -> None:
+    """Keep the sums of a large blob beside it; when that fails they are derived when needed."""
+    name = sums_name(large_name(digest))
+    with suppress(OSError):
+        files.remove(name)
+    try:
+        file = files.append_to(name, create=True)
+        try:
+            file.append([encode_sums(digest, size, sums)])
+        finally:
+            file.close()
+    except OSError:
+        with suppress(OSError):
+            files.remove(name)
 
 
 def sweep(files: Files) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -13,8 +13,19 @@ from mesh.core.digest import Digest, digest_of
 from mesh.core.partial import Evidence, Kept, Progress, Source
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree
-from mesh.errors import StoreError
-from mesh.store.base import Blob, Entry, Item, Room, Totals
+from mesh.errors import Corrupt, StoreError
+from mesh.store.base import (
+    Blob,
+    Cursor,
+    Damage,
+    Entry,
+    Item,
+    Room,
+    Scrubbed,
+    Totals,
+    Wanted,
+    Wants,
+)
 
 
 class _Staged(NamedTuple):
@@ -31,13 +42,37 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
+        self._rotten: dict[Digest, bytes] = {}
+        self._wanted: dict[Digest, Wanted] = {}
+        self._notes: dict[str, bytes] = {}
         self._bytes = 0
+        self._reads = 0
+        self._on_damage: Callable[[Damage], None] | None = None
         self._partials: dict[Digest, _MemoryPartial] = {}
 
     @property
     def totals(self) -> Totals:
         """How much there is."""
         return Totals(len(self._blobs), self._bytes)
+
+    @property
+    def wants(self) -> Wants:
+        """What was discarded and has not come back."""
+        return Wants(len(self._wanted), list(self._wanted.values()))
+
+    @property
+    def reads(self) -> int:
+        """How many reads of blobs there were."""
+        return self._reads
+
+    def rot(self, digest: Digest, data: bytes) -> None:
+        """Let a blob's bytes become `data`, as a disk does."""
+        self._rotten[digest] = data
+
+    def watch(self, on_damage: Callable[[Damage], None], on_rebuilt: Callable[[], None]) -> None:
+        """See BlobStore.watch; there is nothing to rebuild."""
+        del on_rebuilt
+        self._on_damage = on_damage
 
     async def open(self) -> str:
         """Nothing to recover."""
@@ -59,7 +94,29 @@ class MemoryStore:
                     raise StoreError("an item of another store")
                 self._blobs[item.digest] = item.data
                 self._bytes += item.size
+                self._wanted.pop(item.digest, None)
         return fresh
+
+    async def discard(self, damages: Sequence[Damage]) -> list[Digest]:
+        """Let go of what is still damaged."""
+        await anyio.lowlevel.checkpoint()
+        for damage in damages:
+            if damage.digest in self._rotten or damage.digest not in self._blobs:
+                self._rotten.pop(damage.digest, None)
+                self._bytes -= len(self._blobs.pop(damage.digest, b""))
+                wanted = Wanted(damage.digest, damage.reason, 0.0)
+                self._wanted.setdefault(damage.digest, wanted)
+        return [damage.digest for damage in damages if damage.digest not in self._blobs]
+
+    def _checked(self, digest: Digest) -> bytes | None:
+        """What is kept under a name, if it is that; Corrupt otherwise."""
+        data = self._blobs.get(digest)
+        if digest in self._rotten and digest_of(self._rotten[digest]) != digest:
+            reason = "its bytes are not what they were"
+            if self._on_damage is not None:
+                self._on_damage(Damage(digest, reason))
+            raise Corrupt(f"blob {digest.hex()} is damaged: {reason}")
+        return data
 
     async def size(self, digest: Digest) -> int | None:
         """The size of a blob in bytes; None when it is not here."""
@@ -70,11 +127,13 @@ class MemoryStore:
     async def read(self, digest: Digest) -> bytes | None:
         """A blob; None when it is not here."""
         await anyio.lowlevel.checkpoint()
-        return self._blobs.get(digest)
+        self._reads += 1
+        return self._checked(digest)
 
     async def stream(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes [start, stop) of a blob, in pieces of 64 KiB."""
-        data = self._blobs.get(digest)
+        self._reads += 1
+        data = self._checked(digest)
         if data is None:
             raise StoreError(f"blob {digest.hex()} is not here")
         for at in range(start, stop, 65536):
@@ -84,9 +143,13 @@ class MemoryStore:
     async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
         """Entries for the first of `digests`, until `room` bytes are full."""
         await anyio.lowlevel.checkpoint()
+        self._reads += 1
         entries: list[Entry] = []
         for digest in digests:
-            data = self._blobs.get(digest)
+            try:
+                data = self._checked(digest)
+            except Corrupt:
+                data = None
             if data is None or len(data) >= LARGE_BLOB:
                 entries.append(Entry(digest, None if data is None else len(data), None))
                 continue
@@ -107,6 +170,32 @@ class MemoryStore:
         """The tree of all keys."""
         await anyio.lowlevel.checkpoint()
         return Tree(self._blobs)
+
+    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
+        """Check the next blobs, by digest; a place is the first bytes of one, as a number."""
+        await anyio.lowlevel.checkpoint()
+        blobs = read = damaged = last = 0
+        for digest in sorted(d for d in self._blobs if _number(d) >= cursor.offset):
+            if blobs and read >= room:
+                break
+            last = _number(digest)
+            try:
+                read += len(self._checked(digest) or b"")
+            except Corrupt:
+                damaged += 1
+            blobs += 1
+        after = Cursor(0, last + 1) if blobs else None
+        return Scrubbed(after, blobs, read, damaged)
+
+    async def note(self, name: str, value: bytes) -> None:
+        """Keep a small value."""
+        await anyio.lowlevel.checkpoint()
+        self._notes[name] = value
+
+    async def noted(self, name: str) -> bytes | None:
+        """What was kept under a name."""
+        await anyio.lowlevel.checkpoint()
+        return self._notes.get(name)
 
     @asynccontextmanager
     async def incoming(self) -> AsyncIterator[_MemoryIncoming]:
@@ -203,6 +292,10 @@ class _MemoryPartial:
 
     def _hash(self, start: int, stop: int) -> bytes:
         return digest_of(bytes(self._data[start:stop]))
+
+
+def _number(digest: Digest) -> int:
+    return int.from_bytes(digest[:8], "big")
 
 
 class _MemoryIncoming:

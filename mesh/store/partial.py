@@ -30,6 +30,7 @@ from mesh.store.index import Index
 from mesh.store.large import PARTIAL as FOLDER
 from mesh.store.large import StagedFile
 from mesh.store.offload import Offload
+from mesh.store.pieces import Sums
 from mesh.store.recovery import large_name
 
 log = logging.getLogger("mesh")
@@ -87,6 +88,7 @@ class PartialFile:
         self._data: Appender | None = None
         self._log: Appender | None = None
         self._hasher = new_hasher()
+        self._sums = Sums()
         self._hashed = 0
         self._pieces: list[bytes] = []
         self._held = 0
@@ -130,7 +132,8 @@ class PartialFile:
         while await self.recall():
             pass
         self.sealed = True
-        return StagedFile(Digest(self._hasher.digest()), self.progress.size, self.name)
+        digest, sums = Digest(self._hasher.digest()), self._sums.finish()
+        return StagedFile(digest, self.progress.size, self.name, sums)
 
     async def liars(self) -> list[Source]:
         """Compare the parts of an earlier try with what is here now."""
@@ -180,6 +183,7 @@ class PartialFile:
         remove(self._files, self._digest)
         self.progress = progress
         self._hasher, self._hashed, self._saved = new_hasher(), 0, 0
+        self._sums = Sums()
         self._pieces, self._held = [], 0
         self._data = self._files.append_to(self.name, create=True, bulk=True)
         self._recorded = False
@@ -211,6 +215,7 @@ class PartialFile:
         if self._hashed == before:
             for piece in pieces:
                 self._hasher.update(piece)
+                self._sums.update(piece)
             self._hashed = data.size
 
     def _save(self) -> None:
@@ -252,6 +257,7 @@ class PartialFile:
                 if not piece:
                     raise OSError(errno.EIO, "the file has lost its end")
                 self._hasher.update(piece)
+                self._sums.update(piece)
                 self._hashed += len(piece)
         return self._hashed < self._saved
 

@@ -5,16 +5,20 @@ Used at every start for the tail behind the mark, and for everything when the in
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from mesh.core.digest import Digest
+import msgspec
+
+from mesh.core.digest import Digest, digest_of
+from mesh.store.base import Wanted
+from mesh.store.faults import means_damage
 from mesh.store.files import Files, Reader
 from mesh.store.index import Index, Row
 from mesh.store.segments import (
-    LARGE,
+    LOST,
+    RECORD_HEADER,
     SEGMENT_HEADER,
     Bad,
     Record,
@@ -30,8 +34,11 @@ log = logging.getLogger("mesh")
 _ADOPT = 4096
 
 
-# Nothing there, or a link or a directory in its place: not ours, whatever it is.
-_NOT_A_FILE = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)
+class Loss(msgspec.Struct, frozen=True):
+    """What follows the header of a LOST record, as JSON."""
+
+    reason: str
+    since: float
 
 
 class Found(NamedTuple):
@@ -61,12 +68,24 @@ def mark_is_beyond(files: Files, index: Index) -> bool:
     return state.segment > 0 and segments(files).get(state.segment, -1) < state.offset
 
 
-def recover(files: Files, index: Index) -> Found:
-    """Bring `index` up to the log. Only what follows the last good record is ever cut."""
+def no_progress(_done: int, _total: int) -> None:
+    """Nobody wants to know."""
+
+
+def recover(
+    files: Files, index: Index, progress: Callable[[int, int], None] = no_progress
+) -> Found:
+    """Bring `index` up to the log. Only what follows the last good record is ever cut.
+
+    `progress` is told after each segment how many bytes of the log were looked at, and of how many.
+    """
     state = index.state()
-    adopted = cut = damaged = 0
+    adopted = cut = damaged = done = 0
     sizes = segments(files)
+    total = sum(sizes.values())
     for number in sorted(sizes):
+        progress(done, total)
+        done += sizes[number]
         if number < state.segment:
             continue
         start = state.offset if number == state.segment else SEGMENT_HEADER
@@ -77,6 +96,7 @@ def recover(files: Files, index: Index) -> Found:
         adopted += tail.adopted
         cut += tail.cut
         damaged += tail.damaged
+    progress(total, total)
     return Found(adopted, cut, damaged, max(sizes, default=0))
 
 
@@ -105,14 +125,17 @@ class _Tail:
         mark = self._start
         for piece in self._pieces(end):
             if isinstance(piece, Bad):
-                self.damaged += piece.end - piece.offset
-                log.warning(
-                    "%s: damaged from %d to %d; left where it is",
-                    segment_name(self._number), piece.offset, piece.end,
-                )  # fmt: skip
+                self._adopt(rows, mark)
+                rows = []
+                self._damaged(piece, mark)
                 continue
             mark = piece.end
-            rows.append(self._row(piece))
+            if piece.kind == LOST:
+                self._adopt(rows, mark)
+                rows = []
+                self._lost(self._wanted(piece), mark)
+                continue
+            rows.append(Row(piece.digest, self._number, piece.offset, piece.size))
             if len(rows) >= _ADOPT:
                 self._adopt(rows, mark)
                 rows = []
@@ -137,13 +160,43 @@ class _Tail:
             else:
                 yield piece
 
-    def _row(self, record: Record) -> Row:
-        segment = 0 if record.kind == LARGE else self._number
-        return Row(record.digest, segment, record.offset, record.size)
+    def _damaged(self, piece: Bad, mark: int) -> None:
+        self.damaged += piece.end - piece.offset
+        where = f"{segment_name(self._number)}: damaged from {piece.offset} to {piece.end}"
+        log.warning("%s; left where it is", where)
+        for digest in piece.lost:
+            self._lost(Wanted(digest, where, 0.0), mark)
+
+    def _wanted(self, record: Record) -> Wanted:
+        """What a LOST record says."""
+        body = self._segment.read_at(record.offset + RECORD_HEADER, record.size)
+        try:
+            loss = msgspec.json.decode(body, type=Loss)
+        except msgspec.MsgspecError:
+            loss = Loss("not known any more", 0.0)
+        return Wanted(record.digest, loss.reason, loss.since)
+
+    def _lost(self, wanted: Wanted, mark: int) -> None:
+        """A blob was lost at this place of the log; unless it is good where the index has it."""
+        row = next(self._index.find([wanted.digest]), None)
+        if row is None:
+            self._index.change((), (), [wanted], self._number, mark)
+        elif not (self._whole(row) if row.large else self._good(row)):
+            self._index.change((), [row], [wanted], self._number, mark)
+
+    def _good(self, row: Row) -> bool:
+        """Whether the bytes of a small blob are what they were."""
+        try:
+            segment = self._files.open(segment_name(row.segment))
+            return digest_of(segment.read_at(row.offset + RECORD_HEADER, row.size)) == row.digest
+        except OSError as error:
+            if means_damage(error):
+                return False
+            raise
 
     def _adopt(self, rows: list[Row], mark: int) -> None:
         new = self._index.unknown([row.digest for row in rows])
-        new -= {row.digest for row in rows if row.segment == 0 and not self._whole(row)}
+        new -= {row.digest for row in rows if row.large and not self._whole(row)}
         fresh = {row.digest: row for row in rows if row.digest in new}
         self._index.add(list(fresh.values()), self._number, mark)
         self.adopted += len(fresh)
@@ -153,6 +206,6 @@ class _Tail:
         try:
             return self._files.open(large_name(row.digest)).size == row.size
         except OSError as error:
-            if error.errno in _NOT_A_FILE:
+            if means_damage(error):
                 return False
             raise

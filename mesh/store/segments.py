@@ -8,7 +8,8 @@ A segment begins with a header of 40 bytes: magic `MESHSEG1`, its number (8 byte
 Numbers are big-endian. The checksum is BLAKE2b-64 of the 48 bytes before it, keyed with the
 segment's salt, so that the bytes of a blob, which a stranger may choose, never pass for a record.
 A type-1 record is followed by `length` bytes; a type-2 record stands for a large blob of `length`
-bytes in a file of its own and has none.
+bytes in a file of its own and has none. A type-3 record says that the blob `digest` was found
+damaged and is wanted; `length` bytes of JSON follow, with the reason and the time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _VERSION = 1
 
 BLOB = 1
 LARGE = 2
+LOST = 3
 
 SEGMENT_HEADER = _SEGMENT.size
 RECORD_HEADER = _RECORD.size
@@ -54,14 +56,15 @@ class Record(NamedTuple):
     @property
     def end(self) -> int:
         """Where the next record begins."""
-        return self.offset + RECORD_HEADER + (self.size if self.kind == BLOB else 0)
+        return self.offset + RECORD_HEADER + (self.size if self.kind != LARGE else 0)
 
 
 class Bad(NamedTuple):
-    """A stretch of a segment that is not a good record."""
+    """A stretch of a segment that is not a good record; `lost` are the blobs that it names."""
 
     offset: int
     end: int
+    lost: tuple[Digest, ...] = ()
 
 
 def segment_name(number: int) -> str:
@@ -172,35 +175,70 @@ def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
     end = segment.size
     at = max(start, SEGMENT_HEADER)
     bad = at
+    lost: list[Digest] = []
     while at < end:
-        record = _record_at(segment, salt, at, end)
-        if record is None:
+        record = record_at(segment, salt, at)
+        if record is None or record.end > end:
             at = _next_mark(segment, at + 1, end)
             continue
+        if not _is_good(segment, salt, record):
+            if salt is None:
+                at = _next_mark(segment, at + 1, end)
+            else:  # its header is right, and so is the length in it
+                lost.append(record.digest)
+                at = record.end
+            continue
         if bad < at:
-            yield Bad(bad, at)
+            yield Bad(bad, at, tuple(lost))
+        lost.clear()
         yield record
         at = bad = record.end
     if bad < end:
-        yield Bad(bad, end)
+        yield Bad(bad, end, tuple(lost))
 
 
-def _record_at(segment: Reader, salt: bytes | None, at: int, end: int) -> Record | None:
-    header = segment.read_at(at, RECORD_HEADER)
+def record_at(segment: Reader, salt: bytes | None, at: int) -> Record | None:
+    """The record whose header stands at `at`; None when none does. Its bytes are not looked at."""
+    return parse_record(segment.read_at(at, RECORD_HEADER), salt, at)
+
+
+def parse_record(header: bytes, salt: bytes | None, at: int) -> Record | None:
+    """The record that `header` describes, read at `at`; None when it is not one."""
     if len(header) < RECORD_HEADER:
         return None
     magic, kind, version, _, digest, size, checksum = _RECORD.unpack(header)
-    if magic != _MARK or version != _VERSION or kind not in (BLOB, LARGE):
+    if magic != _MARK or version != _VERSION or kind not in (BLOB, LARGE, LOST):
         return None
     if salt is not None and _checksum(salt, header[:-8]) != checksum:
         return None
-    record = Record(kind, Digest(digest), at, size)
-    if kind == LARGE:
-        return record
-    if size >= LARGE_BLOB or record.end > end:
+    if (size >= LARGE_BLOB) != (kind == LARGE):
         return None
-    data = segment.read_at(at + RECORD_HEADER, size)
-    return record if digest_of(data) == digest else None
+    return Record(kind, Digest(digest), at, size)
+
+
+def find_record(segment: Reader, digest: Digest) -> Record | None:
+    """The last record of a blob in a segment, by the headers alone."""
+    salt = read_salt(segment)
+    found: Record | None = None
+    at, end = SEGMENT_HEADER, segment.size
+    while salt is not None and at < end:
+        record = record_at(segment, salt, at)
+        if record is None or record.end > end:
+            at = _next_mark(segment, at + 1, end)
+            continue
+        if record.digest == digest and record.kind != LOST:
+            found = record
+        at = record.end
+    return found
+
+
+def _is_good(segment: Reader, salt: bytes | None, record: Record) -> bool:
+    if record.kind == LARGE:
+        return True
+    if record.kind == LOST:
+        return salt is not None  # nothing else vouches for it
+    data = segment.read_at(record.offset + RECORD_HEADER, record.size)
+    return digest_of(data) == record.digest
 
 
 def _next_mark(segment: Reader, at: int, end: int) -> int:

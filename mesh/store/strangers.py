@@ -11,7 +11,7 @@ from mesh.store.segments import segment_number
 
 # What a node makes there, and what a file system has at its own root.
 OURS = {
-    "segments", "large", "tmp", PARTIAL, "node.json", "node.new", "lock",
+    "segments", "large", "tmp", "damaged", PARTIAL, "node.json", "node.new", "lock",
     "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-journal", "lost+found",
 }  # fmt: skip
 

@@ -115,6 +115,12 @@ class NodeClient:
         params = {"timeout": str(timeout)} if timeout is not None else {}
         return await self._ask(kind, "POST", "/v1/wait", params=params, patient=True)
 
+    async def scrub(self, verb: str | None, kind: type[T]) -> T:
+        """How the scrub stands, after it was told to start, pause or resume."""
+        if verb is None:
+            return await self._ask(kind, "GET", "/v1/scrub")
+        return await self._ask(kind, "POST", f"/v1/scrub/{verb}")
+
     async def _ask(
         self,
         kind: type[T],

@@ -604,6 +604,7 @@ async def test_a_push_to_a_node_that_is_not_ready_can_be_cancelled(
         await ended.wait()
         nursery.cancel_scope.cancel()
     node.keeper.close()
+    node.fetcher.close()
     assert not gave_up.cancelled_caught
 
 

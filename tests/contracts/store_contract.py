@@ -18,8 +18,21 @@ import pytest
 from mesh.core.digest import Digest, digest_of
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree
-from mesh.errors import StoreError
-from mesh.store.base import Blob, BlobStore, Entry, Incoming, Item, Staged, Totals
+from mesh.errors import Corrupt, StoreError
+from mesh.store.base import (
+    RECORD,
+    WHOLE,
+    Blob,
+    BlobStore,
+    Cursor,
+    Damage,
+    Entry,
+    Incoming,
+    Item,
+    Staged,
+    Totals,
+    Wants,
+)
 
 PLENTY = 2**40
 
@@ -27,11 +40,17 @@ PLENTY = 2**40
 class Home(Protocol):
     """A place whose content outlives the stores that work on it, one after the other."""
 
+    remembers: bool
+    """Whether notes outlive a store: they may be lost with an index that is in memory alone."""
+
     def store(self) -> BlobStore:
         """A store over what the earlier ones left."""
 
     def leftovers(self) -> int:
         """How many unfinished blobs take room there."""
+
+    def damage(self, data: bytes) -> None:
+        """Let the blob `data` rot: its bytes are others from now on."""
 
 
 @asynccontextmanager
@@ -401,3 +420,132 @@ class StoreContract:
                 for seed in range(4):
                     group.start_soon(read, seed)
             await expect(store, [large, *(item.data for batch in batches for item in batch)])
+
+    # --- damage --------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("size", [1000, LARGE_BLOB + 100_000])
+    async def test_a_damaged_blob_is_told_and_never_given(self, home: Home, size: int) -> None:
+        good, bad = Random(1).randbytes(size), Random(2).randbytes(size)
+        async with opened(home) as store:
+            damages = watched(store)
+            await put(store, good)
+            await put(store, bad)
+            home.damage(bad)
+            digest = digest_of(bad)
+            with pytest.raises(Corrupt, match=digest.hex()):
+                await streamed(store, digest, 0, size)
+            assert [damage.digest for damage in damages] == [digest]
+            assert damages[0].reason
+            if size < LARGE_BLOB:
+                with pytest.raises(Corrupt):
+                    await store.read(digest)
+                entries = await store.batch([digest, digest_of(good)], PLENTY)
+                assert entries == [Entry(digest, None, None), Entry(digest_of(good), size, good)]
+                assert len(damages) == 3
+            assert await streamed(store, digest_of(good), 0, size) == good
+
+    @pytest.mark.parametrize("size", [1000, LARGE_BLOB + 100_000])
+    async def test_what_is_discarded_is_wanted_until_it_is_back(
+        self, home: Home, size: int
+    ) -> None:
+        good, bad = Random(3).randbytes(size), Random(4).randbytes(size)
+        digest = digest_of(bad)
+        async with opened(home) as store:
+            damages = watched(store)
+            await put(store, good)
+            await put(store, bad)
+            home.damage(bad)
+            with pytest.raises(Corrupt):
+                await streamed(store, digest, 0, size)
+            assert await store.discard([*damages, *damages]) == [digest, digest]
+            await expect(store, [good])
+            assert await store.size(digest) is None
+        for _ in range(2):
+            async with opened(home) as store:
+                await expect(store, [good])
+                assert store.wants.total == 1
+                (wanted,) = store.wants.first
+                assert (wanted.digest, wanted.reason) == (digest, damages[0].reason)
+        async with opened(home) as store:
+            assert await put(store, bad)
+            assert store.wants.total == 0
+            await expect(store, [good, bad])
+        async with opened(home) as store:
+            await expect(store, [good, bad])
+            assert store.wants == Wants(0, [])
+
+    async def test_a_report_about_a_good_blob_changes_nothing(self, home: Home) -> None:
+        large = bytes(LARGE_BLOB)
+        async with opened(home) as store:
+            await put(store, b"one")
+            await put(store, large)
+            reports = [
+                Damage(digest_of(data), "a mistake", piece)
+                for data in (b"one", large)
+                for piece in (WHOLE, RECORD, 0)
+            ]
+            assert await store.discard(reports) == []
+            assert store.wants.total == 0
+            await expect(store, [b"one", large])
+
+    async def test_a_blob_that_is_said_to_be_gone_and_is_not_here_is_wanted(
+        self, home: Home
+    ) -> None:
+        async with opened(home) as store:
+            lost = Damage(digest_of(b"lost"), "nobody has seen it")
+            assert await store.discard([lost]) == [lost.digest]
+            assert await store.discard([lost]) == [lost.digest]
+            assert store.wants.total == 1
+            await expect(store, [])
+
+    @pytest.mark.parametrize("room", [1, 1000, 600_000, PLENTY])
+    async def test_a_scrub_reads_everything_once_and_finds_what_is_damaged(
+        self, home: Home, room: int
+    ) -> None:
+        contents = [item.data for item in small_blobs(30)] + [bytes(LARGE_BLOB + 5), b"last"]
+        async with opened(home) as store:
+            damages = watched(store)
+            for data in contents:
+                await put(store, data)
+            reads = store.reads
+            assert await scrubbed(store, room) == (len(contents), 0)
+            assert store.reads == reads, "a scrub is not what it yields to"
+            assert damages == []
+            for data in (contents[0], contents[17], contents[30]):
+                home.damage(data)
+            blobs, damaged = await scrubbed(store, room)
+            assert (blobs, damaged) == (len(contents), 3)
+            found = {damage.digest for damage in damages}
+            assert found == {digest_of(contents[at]) for at in (0, 17, 30)}
+            await store.discard(damages)
+            assert await scrubbed(store, room) == (len(contents) - 3, 0)
+
+    async def test_notes_outlive_a_restart(self, home: Home) -> None:
+        async with opened(home) as store:
+            assert await store.noted("scrub") is None
+            await store.note("scrub", b"one")
+            await store.note("scrub", b"two")
+        async with opened(home) as store:
+            assert await store.noted("scrub") == (b"two" if home.remembers else None)
+            assert await store.noted("other") is None
+
+
+def watched(store: BlobStore) -> list[Damage]:
+    """What the store tells of damage from now on."""
+    damages: list[Damage] = []
+    store.watch(damages.append, lambda: None)
+    return damages
+
+
+async def scrubbed(store: BlobStore, room: int) -> tuple[int, int]:
+    """A whole scrub in steps of `room` bytes: blobs checked, and found damaged."""
+    cursor: Cursor | None = Cursor()
+    blobs = damaged = 0
+    while cursor is not None:
+        step = await store.scrub(cursor, room)
+        assert step.cursor != cursor, "every step has to come further"
+        cursor = step.cursor
+        blobs += step.blobs
+        damaged += step.damaged
+        assert step.bytes <= max(room, LARGE_BLOB) + LARGE_BLOB
+    return blobs, damaged

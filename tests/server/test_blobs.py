@@ -881,6 +881,7 @@ def test_after_all_of_it_the_node_is_up_and_ends_with_0_and_a_clean_log(node: No
     put(node, LARGE)
     assert get(node, SMALL) == 200
     assert sorted(path.name for path in node.data.iterdir() if path.is_dir()) == [
+        "damaged",
         "large",
         "partial",
         "segments",

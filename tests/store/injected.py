@@ -13,10 +13,11 @@ from pathlib import Path
 
 import anyio
 
+from mesh.core.digest import digest_of
 from mesh.core.plan import LARGE_BLOB
 from mesh.errors import Full, StoreError
 from mesh.store.base import Blob
-from mesh.store.disk import DiskStore, digest_of
+from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
 from mesh.store.offload import Inline
 

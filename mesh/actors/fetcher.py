@@ -1,0 +1,215 @@
+"""The fetcher: brings one blob from whichever peer has it, because somebody wants to read it now.
+
+The question is the same that a round asks for a large blob, and a peer answers it from its own
+store alone: a read travels one hop, never more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import anyio
+from anyio import create_memory_object_stream, create_task_group
+
+from mesh.actors.actor import Reply
+from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.transfer import take_large
+from mesh.core.digest import Digest
+from mesh.errors import Misbehaved, PeerError, StoreError, one_line
+from mesh.transport.base import Replica
+
+log = logging.getLogger("mesh")
+
+# Blobs fetched at a time; each may hold up to 4 MiB before it becomes a file. More wait.
+_PLACES = 8
+_MAILBOX = 64
+
+# The next peer is asked when the one before has answered no, or has said nothing for so long: on
+# a local network a yes comes within some ms, so that the blob is not sent by two of them.
+_STAGGER = 0.1
+
+# For the first byte, from a peer that was reachable at the last try, and from one that was not.
+_PATIENCE = 5.0
+_LITTLE_PATIENCE = 1.0
+
+# Without a byte for so long another peer takes over; a round would wait 30 s.
+_STALLED = 10.0
+
+# A blob that is on its way in a round is waited for so long before it is fetched beside it.
+_OTHERS = 1.0
+
+
+class Source(NamedTuple):
+    """A peer that may have the blob: its name for claims, the way to it, whether it answers."""
+
+    holder: Holder
+    replica: Replica
+    reachable: bool
+
+
+class _Search:
+    """What the attempts of one blob share."""
+
+    def __init__(self, digest: Digest) -> None:
+        self.digest = digest
+        self.taking = anyio.Lock()
+        self.found = False
+        self.error: StoreError | None = None
+
+
+class _Attempt:
+    """One peer's part in it."""
+
+    def __init__(self) -> None:
+        self.answered = anyio.Event()
+        self.ended = anyio.Event()
+
+
+class Fetcher:
+    """See the module. `run` is supervised by the node."""
+
+    def __init__(self, keeper: Keeper, limit: int, sources: Callable[[], Sequence[Source]]) -> None:
+        """`limit`: bytes a blob may have; `sources`: whom to ask, as things stand."""
+        self._keeper = keeper
+        self._limit = limit
+        self._sources = sources
+        self._under_way: dict[Digest, Reply[bool]] = {}
+        self._places = anyio.Semaphore(_PLACES)
+        self._in, self._mailbox = create_memory_object_stream[_Wish](_MAILBOX)
+
+    async def fetch(self, digest: Digest) -> bool:
+        """Whether a blob is here now. Those who want the same one share the fetch.
+
+        Raises StoreError when it cannot be kept. Whoever is cancelled leaves the fetch to others.
+        """
+        reply = self._under_way.get(digest)
+        if reply is None:
+            reply = self._under_way[digest] = Reply()
+            try:
+                await self._in.send(_Wish(digest, reply))
+            except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+                self._done(digest, reply)
+                raise StoreError("the node is stopping") from None
+            except BaseException:
+                self._done(digest, reply)
+                raise
+        return await reply.wait()
+
+    def close(self) -> None:
+        """`run` has ended for good; whoever still waits is told so."""
+        self._in.close()
+        with suppress(anyio.EndOfStream, anyio.WouldBlock):
+            while True:
+                wish = self._mailbox.receive_nowait()
+                self._done(wish.digest, wish.reply)
+        self._mailbox.close()
+
+    async def run(self) -> None:
+        """Fetch what is asked for, until cancelled."""
+        async with create_task_group() as group:
+            while True:
+                await self._places.acquire()
+                try:
+                    wish = await self._mailbox.receive()
+                except BaseException:
+                    self._places.release()
+                    raise
+                group.start_soon(self._one, wish.digest, wish.reply)
+
+    def _done(self, digest: Digest, reply: Reply[bool]) -> None:
+        if self._under_way.get(digest) is reply:
+            del self._under_way[digest]
+        reply.set(False)
+
+    async def _one(self, digest: Digest, reply: Reply[bool]) -> None:
+        try:
+            reply.set(await self._from_any(digest))
+        except StoreError as error:
+            reply.fail(error)
+        finally:
+            self._done(digest, reply)
+            self._places.release()
+
+    async def _from_any(self, digest: Digest) -> bool:
+        """Ask the peers, one a moment, and all that are silent at the same time."""
+        end = anyio.current_time() + _OTHERS
+        while self._keeper.coming(digest) and (left := end - anyio.current_time()) > 0:
+            await self._keeper.change(left)
+        if await self._keeper.store.size(digest) is not None:
+            return True
+        search = _Search(digest)
+        async with create_task_group() as group:
+            for source in self._sources():
+                attempt = _Attempt()
+                group.start_soon(self._ask, source, search, attempt, group.cancel_scope)
+                with anyio.move_on_after(_STAGGER):
+                    await attempt.answered.wait()
+                if attempt.answered.is_set():
+                    await attempt.ended.wait()  # it sends: another would send it once more
+        if search.error is not None:
+            raise search.error
+        return search.found
+
+    async def _ask(
+        self, source: Source, search: _Search, attempt: _Attempt, all_of_them: anyio.CancelScope
+    ) -> None:
+        digest = search.digest
+        try:
+            await self._take(source, search, attempt)
+            if search.found:
+                all_of_them.cancel()
+        except Misbehaved as error:
+            log.warning("read-through: %s", one_line(error))
+            self._keeper.failed(source.holder, [digest])
+        except PeerError as error:
+            log.debug("read-through: %s", one_line(error))
+        except StoreError as error:  # no peer can help with that
+            search.error = error
+            all_of_them.cancel()
+        finally:
+            self._keeper.release(source.holder, [digest])
+            attempt.answered.set()
+            attempt.ended.set()
+
+    async def _take(self, source: Source, search: _Search, attempt: _Attempt) -> None:
+        patience = _PATIENCE if source.reachable else _LITTLE_PATIENCE
+        with anyio.CancelScope(deadline=anyio.current_time() + patience) as scope:
+            async with source.replica.fetch_large(search.digest, 0) as chunks:
+                first = await anext(chunks, b"")
+                scope.deadline = math.inf
+                attempt.answered.set()
+                async with search.taking:
+                    if search.found:
+                        return
+                    self._keeper.hold(source.holder, search.digest)
+                    await take_large(
+                        self._keeper,
+                        source.holder,
+                        search.digest,
+                        _lively(first, chunks, scope),
+                        self._limit,
+                    )
+                    search.found = True
+
+
+class _Wish(NamedTuple):
+    digest: Digest
+    reply: Reply[bool]
+
+
+async def _lively(
+    first: bytes, chunks: AsyncIterator[bytes], scope: anyio.CancelScope
+) -> AsyncIterator[bytes]:
+    """The chunks; `scope` is cancelled when none comes for a while. Storing them is not counted."""
+    yield first
+    while True:
+        scope.deadline = anyio.current_time() + _STALLED
+        chunk = await anext(chunks, None)
+        scope.deadline = math.inf
+        if chunk is None:
+            return
+        yield chunk

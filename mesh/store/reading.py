@@ -1,0 +1,296 @@
+"""Reading blobs, checked: no byte of a blob leaves before its hash or its piece's sum was right.
+
+Whatever is met that is not the blob, whether other bytes, a file that is short or gone, or a disk
+that fails the read, is one error: Rotten, which says what was met where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mesh.core.digest import Digest, digest_of, new_hasher
+from mesh.core.plan import LARGE_BLOB
+from mesh.core.tree import Tree
+from mesh.errors import Corrupt, StoreError
+from mesh.store.base import RECORD, WHOLE, Damage, Entry
+from mesh.store.faults import IndexDamaged, means_damage, translated
+from mesh.store.files import Files, Reader
+from mesh.store.index import Index, Row
+from mesh.store.large import write_sums
+from mesh.store.pieces import PIECE, Sums, decode_sums, encode_sums, piece_sum, sum_at, sums_name
+from mesh.store.recovery import large_name
+from mesh.store.segments import (
+    BLOB,
+    LARGE,
+    RECORD_HEADER,
+    parse_record,
+    read_salt,
+    segment_name,
+)
+
+# Segments kept open for reading. A descriptor each; the usual limit is 1,024 a process.
+_OPEN_SEGMENTS = 128
+
+# Read at a time while a large blob is hashed against its name: 6 ms of a thread.
+_STRIDE = 8 * PIECE
+
+
+class Rotten(Corrupt):
+    """A read met something that is not the blob."""
+
+    def __init__(self, damage: Damage) -> None:
+        super().__init__(f"blob {damage.digest.hex()} is damaged: {damage.reason}")
+        self.damage = damage
+
+
+@contextmanager
+def reading(digest: Digest, where: str, piece: int = WHOLE) -> Iterator[None]:
+    """Rotten when the disk says that what is read is damaged or gone; StoreError for the rest."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{where}: {error.strerror or error}"
+        if means_damage(error):
+            raise Rotten(Damage(digest, reason, piece)) from error
+        raise StoreError(f"cannot read blob {digest.hex()}: {reason}") from error
+
+
+# --- large blobs, on any thread --------------------------------------------------------------
+
+
+class LargeFile:
+    """A large blob's file, open for reading, and the sums of its pieces if they are there."""
+
+    def __init__(self, files: Files, row: Row) -> None:
+        """Raises Rotten when there is no such file of the right size."""
+        self.row = row
+        self._files = files
+        self._name = large_name(row.digest)
+        with reading(row.digest, self._name):
+            self._file = files.open(self._name)
+            size = self._file.size
+        if size != row.size:
+            self._rotten(f"ends at {size} of {row.size} bytes", WHOLE)
+        self.sums = self._load()
+
+    def piece(self, start: int) -> bytes:
+        """The piece that begins at `start`, checked. Without sums nothing would pass."""
+        data = self.raw(start, min(PIECE, self.row.size - start))
+        if piece_sum(data) != sum_at(self.sums or b"", start):
+            self._rotten(f"is not what it was between {start} and {start + len(data)}", start)
+        return data
+
+    def raw(self, start: int, length: int) -> bytes:
+        """Bytes as they are read; Rotten when there are fewer."""
+        with reading(self.row.digest, self._name, start - start % PIECE):
+            data = self._file.read_at(start, length)
+        if len(data) < length:
+            at = start - start % PIECE
+            self._rotten(f"ends at {start + len(data)} of {self.row.size} bytes", at)
+        return data
+
+    def hashed(self, digest: Digest, sums: bytes, *, keep: bool) -> None:
+        """The whole has been read: take the sums, and keep them, if it is the blob."""
+        if digest != self.row.digest:
+            self._rotten("is not the blob of that name", WHOLE)
+        self.sums = sums
+        if keep:
+            write_sums(self._files, self.row.digest, self.row.size, sums)
+
+    def _rotten(self, what: str, piece: int) -> None:
+        raise Rotten(Damage(self.row.digest, f"{self._name} {what}", piece))
+
+    def _load(self) -> bytes | None:
+        digest, size = self.row.digest, self.row.size
+        expected = len(encode_sums(digest, size, b"")) + -(-size // PIECE) * 16
+        try:
+            file = self._files.open(sums_name(self._name))
+            content = file.read_at(0, expected) if file.size == expected else b""
+        except OSError as error:
+            if means_damage(error):
+                return None
+            raise StoreError(f"cannot read {sums_name(self._name)}: {error.strerror}") from error
+        return decode_sums(digest, size, content)
+
+
+class Hashing:
+    """A large blob read from end to end, step by step, because its sums are not known."""
+
+    def __init__(self, file: LargeFile, *, keep: bool = True) -> None:
+        """`keep`: write the sums down when it is the blob."""
+        self.file = file
+        self._keep = keep
+        self.at = 0
+        self._name = new_hasher()
+        self._sums = Sums()
+
+    def step(self, room: int = _STRIDE) -> bool:
+        """Read on; whether that was all. Raises Rotten at the end if it is another blob."""
+        size = self.file.row.size
+        while room > 0 and self.at < size:
+            data = self.file.raw(self.at, min(_STRIDE, size - self.at))
+            self._name.update(data)
+            self._sums.update(data)
+            self.at += len(data)
+            room -= len(data)
+        if self.at < size:
+            return False
+        self.file.hashed(Digest(self._name.digest()), self._sums.finish(), keep=self._keep)
+        return True
+
+
+# --- records, on any thread ------------------------------------------------------------------
+
+
+class Records:
+    """Reads and checks what rows point to in the segments; for one thread at a time."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._number = 0
+        self._segment: Reader | None = None
+        self._salt: bytes | None = None
+
+    def check(self, row: Row, *, body: bool = True) -> tuple[bool, bytes]:
+        """Whether the record's header is right, and its bytes, unchecked. Raises OSError."""
+        segment = self._open(row.segment)
+        length = row.size if body and not row.large else 0
+        data = segment.read_at(row.offset, RECORD_HEADER + length)
+        record = parse_record(data[:RECORD_HEADER], self._salt, row.offset)
+        kind = LARGE if row.large else BLOB
+        fits = record is not None and record[:2] == (kind, row.digest) and record.size == row.size
+        return fits, data[RECORD_HEADER:]
+
+    def damage(self, row: Row, *, body: bool = True) -> Damage | None:
+        """What is wrong with a row's record; with a small blob's `body` also with its bytes."""
+        where = f"{segment_name(row.segment)} at {row.offset}"
+        try:
+            with reading(row.digest, where):
+                fits, data = self.check(row, body=body)
+        except Rotten as rotten:
+            return rotten.damage._replace(piece=RECORD if row.large else WHOLE)
+        if body and not row.large and digest_of(data) != row.digest:
+            return Damage(row.digest, f"{where}: its bytes are not what they were")
+        return None if fits else Damage(row.digest, f"{where}: its record is damaged", RECORD)
+
+    def _open(self, number: int) -> Reader:
+        if self._segment is None or self._number != number:
+            self._segment = None
+            segment = self._files.open(segment_name(number))
+            self._salt = read_salt(segment)
+            self._number, self._segment = number, segment
+        return self._segment
+
+
+# --- on a reader's lane ----------------------------------------------------------------------
+
+
+class ReadSide:
+    """All that is done on a reader's lane: an index connection and open segments."""
+
+    def __init__(self, files: Files, path: Path | None, shared: Callable[[], Index | None]) -> None:
+        """`path`: of the index, for a connection of its own; None to use the one of `shared`."""
+        self._files = files
+        self._path = path
+        self._shared = shared
+        self._own: Index | None = None
+        self._segments: dict[int, Reader] = {}
+
+    def open(self) -> None:
+        """Connect."""
+        if self._path is not None:
+            self._own = Index(str(self._path), write=False)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+        self._segments.clear()
+
+    @property
+    def _index(self) -> Index:
+        index = self._own if self._path is not None else self._shared()
+        if index is None:
+            raise IndexDamaged("there is no index: rebuilding it has failed")
+        return index
+
+    def row(self, digest: Digest) -> Row | None:
+        """Where a blob is."""
+        with translated("cannot look up a blob"):
+            return next(self._index.find([digest]), None)
+
+    def blob(self, digest: Digest) -> bytes | None:
+        """A small blob. Raises Rotten."""
+        row = self.row(digest)
+        if row is None:
+            return None
+        if row.large:
+            raise StoreError(f"blob {digest.hex()} is large: it is streamed, not read")
+        return self._checked(row)
+
+    def batch(self, digests: Sequence[Digest], room: int) -> tuple[list[Entry], list[Damage]]:
+        """See BlobStore.batch; and what was damaged."""
+        with translated("cannot read a batch"):
+            rows = {row.digest: row for row in self._index.find(digests)}
+        entries: list[Entry] = []
+        damages: list[Damage] = []
+        for digest in digests:
+            row = rows.get(digest)
+            if row is None or row.size >= LARGE_BLOB:
+                entries.append(Entry(digest, row.size if row else None, None))
+                continue
+            if entries and row.size > room:
+                break
+            try:
+                entries.append(Entry(digest, row.size, self._checked(row)))
+            except Rotten as rotten:
+                entries.append(Entry(digest, None, None))
+                damages.append(rotten.damage)
+            room -= row.size
+        return entries, damages
+
+    def range(self, low: bytes, high: bytes | None, after: bytes, limit: int) -> list[Row]:
+        """See Index.range."""
+        with translated("cannot list blobs"):
+            return self._index.range(low, high, after, limit)
+
+    def placed(self, segment: int, offset: int, limit: int) -> list[Row]:
+        """See Index.placed."""
+        with translated("cannot list blobs"):
+            return self._index.placed(segment, offset, limit)
+
+    def check(self) -> None:
+        """See Index.check."""
+        with translated("cannot check the index"):
+            self._index.check()
+
+    def noted(self, name: str) -> bytes | None:
+        """See BlobStore.noted."""
+        with translated("cannot read a note"):
+            return self._index.noted(name)
+
+    def tree(self) -> Tree:
+        """The tree of all digests; IndexDamaged when the rows are not what was written."""
+        with translated("cannot build the tree"):
+            tree = Tree.from_sorted(self._index.digests())
+        _ = tree.root  # computed here and kept by the tree, so that the event loop need not
+        return tree
+
+    def _checked(self, row: Row) -> bytes:
+        where = f"{segment_name(row.segment)} at {row.offset}"
+        with reading(row.digest, where):
+            data = self._bytes(row)
+        if digest_of(data) != row.digest:
+            raise Rotten(Damage(row.digest, f"{where}: its bytes are not what they were"))
+        return data
+
+    def _bytes(self, row: Row) -> bytes:
+        segment = self._segments.get(row.segment)
+        if segment is None:
+            while len(self._segments) >= _OPEN_SEGMENTS:
+                del self._segments[next(iter(self._segments))]
+            segment = self._segments[row.segment] = self._files.open(segment_name(row.segment))
+        return segment.read_at(row.offset + RECORD_HEADER, row.size)

@@ -1,0 +1,229 @@
+"""Checking a data directory without changing it: the log, the index, and how they fit.
+
+For a store that nobody has open. What a start would put right by itself is not a problem.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from mesh.errors import StoreError
+from mesh.store.base import Totals
+from mesh.store.discard import ASIDE_BYTES
+from mesh.store.faults import IndexDamaged, translated, unusable
+from mesh.store.files import Files
+from mesh.store.index import Index, Row
+from mesh.store.pieces import PIECE
+from mesh.store.reading import Hashing, LargeFile, Records, Rotten
+from mesh.store.recovery import mark_is_beyond, segments
+from mesh.store.segments import (
+    LOST,
+    RECORD_HEADER,
+    SEGMENT_HEADER,
+    Bad,
+    Record,
+    scan,
+    segment_name,
+)
+
+# Rows looked at between two reports of how far it is.
+_ROWS = 1024
+
+# More wanted blobs than anybody reads one by one.
+_WANTED = 1000
+
+
+class Finding(NamedTuple):
+    """Something that a check came upon; `problem`: what is wrong and a start does not cure."""
+
+    text: str
+    problem: bool
+
+
+class Progress(NamedTuple):
+    """How far a check is: blobs and bytes looked at."""
+
+    blobs: int
+    bytes: int
+
+
+def check(files: Files, path: Path, *, read_data: bool) -> Iterator[Finding | Progress]:
+    """Look at every blob of the index: its record, and with `read_data` all its bytes.
+
+    With `read_data` the log is read as well, for records that the index does not have.
+    """
+    index, why = _opened(path)
+    if index is None:
+        yield Finding(f"the index {why}; a start, or `mesh store rebuild`, makes it anew", True)
+        return
+    try:
+        with translated("cannot check the store"):
+            yield from _check(files, index, read_data=read_data)
+    finally:
+        index.close()
+
+
+def _check(files: Files, index: Index, *, read_data: bool) -> Iterator[Finding | Progress]:
+    try:
+        for _ in index.digests():
+            pass
+    except IndexDamaged as error:
+        yield Finding(f"the index is damaged: {error}; `mesh store rebuild` makes it anew", True)
+        return
+    if mark_is_beyond(files, index):
+        yield Finding("the index knows more than the log holds; a start makes it anew", True)
+        return
+    yield from _rows(files, index, read_data=read_data)
+    if read_data:
+        yield from _log(files, index)
+    total, wanted = index.wanted(_WANTED)
+    for each in wanted:
+        yield Finding(f"blob {each.digest.hex()} is wanted: {each.reason}", True)
+    if total > len(wanted):
+        yield Finding(f"{total - len(wanted)} more blobs are wanted", True)
+
+
+def _opened(path: Path) -> tuple[Index | None, str]:
+    """The index for reading, or why there is none."""
+    if not path.exists():
+        return None, "is missing"
+    try:
+        index = Index(str(path), write=False)
+        index.state()
+    except IndexDamaged as error:
+        return None, f"is damaged: {error}"
+    except sqlite3.DatabaseError as error:
+        if unusable(error):
+            return None, f"is damaged: {error}"
+        raise StoreError(f"cannot read the index {path}: {error}") from error
+    return index, ""
+
+
+def _rows(files: Files, index: Index, *, read_data: bool) -> Iterator[Finding | Progress]:
+    records = Records(files)
+    segment = offset = blobs = size = 0
+    while rows := index.placed(segment, offset, _ROWS):
+        for row in rows:
+            wrong = _wrong(files, records, row, read_data=read_data)
+            if wrong is not None:
+                yield Finding(f"blob {row.digest.hex()}: {wrong}", True)
+            blobs += 1
+            size += row.size
+        segment, offset = rows[-1].segment, rows[-1].offset + 1
+        yield Progress(blobs, size)
+    if blobs != index.state().blobs:
+        yield Finding("the index is damaged: its places are not those of its blobs", True)
+
+
+def _wrong(files: Files, records: Records, row: Row, *, read_data: bool) -> str | None:
+    """What is wrong with one blob. Without its data: with its record, and its file's size."""
+    damage = records.damage(row, body=read_data)
+    if damage is not None:
+        return damage.reason
+    if row.large:
+        try:
+            file = LargeFile(files, row)
+            if read_data:
+                _read(file)
+        except Rotten as rotten:
+            return rotten.damage.reason
+    return None
+
+
+def _read(file: LargeFile) -> None:
+    """All pieces against their sums, or the whole against its name. Raises Rotten."""
+    if file.sums is None:
+        hashing = Hashing(file, keep=False)
+        while not hashing.step():
+            pass
+        return
+    for at in range(0, file.row.size, PIECE):
+        file.piece(at)
+
+
+def _log(files: Files, index: Index) -> Iterator[Finding]:
+    """What stands in the log and is not in the index."""
+    state = index.state()
+    sizes = segments(files)
+    for number in sorted(sizes):
+        behind = (number, sizes[number]) > (state.segment, state.offset)
+        for piece in scan(files.open(segment_name(number)), SEGMENT_HEADER):
+            if isinstance(piece, Bad):
+                yield Finding(_bad(number, piece), False)
+            elif not behind and _is_missing(index, piece):
+                where = f"{segment_name(number)} at {piece.offset}"
+                what = f"blob {piece.digest.hex()} in {where} is not in the index"
+                yield Finding(f"{what}; `mesh store rebuild` adopts it", True)
+        if behind:
+            yield Finding(f"{segment_name(number)}: its end is indexed by the next start", False)
+
+
+def _is_missing(index: Index, record: Record) -> bool:
+    """A large blob's record may outlive its file, and any record its blob's loss."""
+    known = next(index.find([record.digest]), None) is not None
+    return record.kind != LOST and not known and not index.is_wanted(record.digest)
+
+
+def _bad(number: int, piece: Bad) -> str:
+    return f"{segment_name(number)}: damaged from {piece.offset} to {piece.end}; left as it is"
+
+
+# --- numbers -----------------------------------------------------------------------------------
+
+
+class StoreStats(NamedTuple):
+    """What a data directory holds; sizes in bytes. `dead`: in the log and of no blob any more."""
+
+    blobs: int
+    bytes: int
+    segments: int
+    segment_bytes: int
+    dead: int
+    large: int
+    large_bytes: int
+    aside: int
+    aside_bytes: int
+    aside_most: int
+    wanted: int
+    index_bytes: int
+
+
+def stats(files: Files, path: Path) -> StoreStats:
+    """Count; StoreError when the index has to be rebuilt first."""
+    index, why = _opened(path)
+    if index is None:
+        raise StoreError(f"the index {why}; run `mesh store rebuild` first")
+    try:
+        with translated("cannot count"):
+            return _stats(files, index, path)
+    finally:
+        index.close()
+
+
+def _stats(files: Files, index: Index, path: Path) -> StoreStats:
+    totals = Totals(*index.state()[2:4])
+    large, large_bytes = index.large()
+    sizes = segments(files)
+    aside: list[int] = []
+    with suppress(FileNotFoundError):  # no node has run on it since there is such a directory
+        aside = [entry.size for entry in files.list("damaged") if entry.regular]
+    small = totals.bytes - large_bytes
+    alive = small + totals.blobs * RECORD_HEADER + len(sizes) * SEGMENT_HEADER
+    return StoreStats(
+        blobs=totals.blobs,
+        bytes=totals.bytes,
+        segments=len(sizes),
+        segment_bytes=sum(sizes.values()),
+        dead=max(0, sum(sizes.values()) - alive),
+        large=large,
+        large_bytes=large_bytes,
+        aside=len(aside),
+        aside_bytes=sum(aside),
+        aside_most=ASIDE_BYTES,
+        wanted=index.wanted(0)[0],
+        index_bytes=path.stat().st_size,
+    )

@@ -1,0 +1,230 @@
+"""The writer's side of the store on disk: all that is done on its lane, one call at a time."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from mesh.core.digest import Digest
+from mesh.errors import Full, ReadOnly, StoreError, one_line
+from mesh.store.base import Blob, Damage, Item, Totals, Wants
+from mesh.store.discard import judged
+from mesh.store.faults import IndexDamaged, translated, unusable
+from mesh.store.files import Files
+from mesh.store.index import Index, Row
+from mesh.store.large import StagedFile, publish, sweep, withdraw
+from mesh.store.partial import tidy
+from mesh.store.readonly import Lenient, index_in_memory, tried
+from mesh.store.rebuild import DIRECTORIES, note, remove_index
+from mesh.store.recovery import mark_is_beyond, recover, segments
+from mesh.store.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
+from mesh.store.strangers import strangers
+
+log = logging.getLogger("mesh")
+
+# Wanted blobs that a status names; beyond that their number says enough.
+_NAMED = 100
+
+
+class Writer:
+    """All that is done on the writer's lane."""
+
+    def __init__(self, files: Files, index: Path | None, now: Callable[[], float]) -> None:
+        self._files = files
+        self._path = index
+        self._now = now
+        self.index: Index | None = None
+        self.totals = Totals(0, 0)
+        self.wants = Wants(0, ())
+        self._segment: SegmentWriter | None = None
+        self._settled: set[str] = set()
+        self._last = 0
+        self.in_memory = index is None
+
+    def open(self) -> str:
+        try:
+            with translated("cannot open the store"):
+                return self._recovered(self._files, self._open_index)
+        except StoreError as error:
+            if not self._unwritable(error):
+                raise
+            log.error("%s; reading goes on with an index in memory", one_line(error))
+        self.close()
+        self.in_memory = True
+        with translated("cannot open the store"):
+            return f"the disk takes no writes; {self._recovered(Lenient(self._files), self._load)}"
+
+    def _unwritable(self, error: StoreError) -> bool:
+        """Whether a start failed because the disk takes no writes; SQLite does not always say."""
+        if isinstance(error, Full | ReadOnly):
+            return True
+        try:
+            tried(self._files)
+        except StoreError as met:
+            return isinstance(met, Full | ReadOnly)
+        return False
+
+    def _recovered(self, files: Files, open_index: Callable[[], str]) -> str:
+        for directory in DIRECTORIES:
+            files.make_directory(directory)
+        swept = sweep(files)
+        why = open_index()
+        found = recover(files, self._opened)
+        tidy(files, self._opened)
+        self._last = max(self._last, found.last)
+        if foreign := strangers(files):
+            log.warning("%s", foreign)
+        self._count()
+        return note(why, found, swept, self.totals.blobs)
+
+    def rebuild(self, error: IndexDamaged) -> None:
+        """The index, from the log, while the store is open."""
+        log.error("%s; rebuilding it from the log", error)
+        with translated("cannot rebuild the index"):
+            self.close()
+            if self._path is not None and not self.in_memory:
+                remove_index(self._path)
+            index = Index(":memory:" if self.in_memory else str(self._path), write=True)
+            try:
+                found = recover(Lenient(self._files) if self.in_memory else self._files, index)
+            except BaseException:
+                index.close()
+                raise
+            self.index = index
+        self._last = max(self._last, found.last)
+        self._count()
+        log.warning("index: %s", note("rebuilt; ", found, 0, self.totals.blobs))
+
+    def _load(self) -> str:
+        self.index = index_in_memory(self._path)
+        if mark_is_beyond(Lenient(self._files), self.index):
+            self.index.close()
+            self.index = index_in_memory(None)
+        return ""
+
+    @property
+    def _opened(self) -> Index:
+        if self.index is None:
+            raise IndexDamaged("there is no index: rebuilding it has failed")
+        return self.index
+
+    @property
+    def _name(self) -> str:
+        return ":memory:" if self._path is None else str(self._path)
+
+    def _open_index(self) -> str:
+        """Open the index; throw it away when it is damaged or knows more than the log."""
+        if self._path is None:
+            self.index = Index(self._name, write=True)
+            return ""
+        missing = not self._path.exists()
+        try:
+            self.index = Index(self._name, write=True)
+            if not mark_is_beyond(self._files, self.index):
+                return "index was missing, rebuilt; " if missing and segments(self._files) else ""
+            why = "index was newer than the log, rebuilt; "
+            self.index.close()
+        except sqlite3.DatabaseError as error:
+            if not unusable(error):
+                raise  # locked, or no room: nothing that a new index would cure
+            why = f"index was damaged ({error}), rebuilt; "
+        except IndexDamaged as error:
+            why = f"index was damaged ({error}), rebuilt; "
+        remove_index(self._path)
+        self.index = Index(self._name, write=True)
+        return why
+
+    def close(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+        if self.index is not None:
+            self.index.close()
+            self.index = None
+
+    def _count(self) -> None:
+        """Totals and wants as they are now."""
+        with translated("cannot read the index"):
+            state = self._opened.state()
+            wants = Wants(*self._opened.wanted(_NAMED))
+        self.totals, self.wants = Totals(state.blobs, state.bytes), wants
+
+    def note(self, name: str, value: bytes) -> None:
+        with translated("cannot keep a note"):
+            self._opened.note(name, value)
+
+    def commit(self, items: list[Item]) -> list[bool]:
+        fresh: list[bool] = []
+        with translated("cannot store"):
+            new = self._opened.unknown([item.digest for item in items])
+            for item in items:
+                fresh.append(item.digest in new)
+                new.discard(item.digest)
+            chosen = [item for item, is_new in zip(items, fresh, strict=True) if is_new]
+            if chosen:
+                self._append(chosen)
+        self._count()
+        return fresh
+
+    def discard(self, damages: list[Damage]) -> list[Digest]:
+        """Those of the damaged that are not here any more."""
+        with translated("cannot set aside what is damaged"):
+            index = self._opened
+            rows = {row.digest: row for row in index.find([each.digest for each in damages])}
+            told = [d for d in damages if d.digest in rows or not index.is_wanted(d.digest)]
+            found = judged(self._files, rows, told, self._now())
+            records = [each.record for each in found if each.record is not None]
+            written = self._log(records) if records else []
+            number = self._segment.number if self._segment is not None else 0
+            new = [Row(r.digest, number, r.offset, r.size) for r in written if r.kind != LOST]
+            new += [each.moved for each in found if each.moved is not None]
+            gone = [each.gone for each in found if each.gone is not None]
+            wanted = [each.wanted for each in found if each.wanted is not None]
+            state = index.state()
+            mark = (number, self._segment.size) if written and self._segment else state[:2]
+            index.change(new, gone, wanted, *mark)
+            known = {row.digest for row in index.find([each.digest for each in damages])}
+        self._count()
+        return [each.digest for each in damages if each.digest not in known]
+
+    def _append(self, items: list[Item]) -> None:
+        staged = [item for item in items if isinstance(item, StagedFile)]
+        try:
+            publish(self._files, staged, self._settled)
+            records = self._log([_record(item) for item in items])
+        except OSError:
+            withdraw(self._files, staged)
+            raise
+        segment = self._current()
+        rows = [Row(each.digest, segment.number, each.offset, each.size) for each in records]
+        self._opened.add(rows, segment.number, segment.size)
+
+    def _log(self, records: Sequence[tuple[int, Digest, int, bytes]]) -> list[Record]:
+        segment = self._current()
+        # Sealed until it has proved itself: neither the tail of a failed append nor a second
+        # fsync of the same file can be trusted.
+        self._segment = None
+        written = segment.append(records)
+        self._segment = segment
+        return written
+
+    def _current(self) -> SegmentWriter:
+        if self._segment is not None and self._segment.size >= SEGMENT_MAX:
+            full, self._segment = self._segment, None
+            full.close()
+        while self._segment is None:
+            # A number is used once, also when making the segment failed half-way, or when
+            # somebody else has put something there.
+            self._last += 1
+            with suppress(FileExistsError):
+                self._segment = SegmentWriter(self._files, self._last)
+        return self._segment
+
+
+def _record(item: Item) -> tuple[int, Digest, int, bytes]:
+    if isinstance(item, Blob):
+        return BLOB, item.digest, item.size, item.data
+    return LARGE, item.digest, item.size, b""
