@@ -114,9 +114,10 @@ def publish(files: Files, staged: Sequence[StagedFile]) -> None:
         name = large_name(item.digest)
         directory = name.rpartition("/")[0]
         files.make_directory(directory)
-        files.rename(item.name, name)
         if item.sums:
+            # Before the blob: between its rename and the sync of that nothing should take time.
             write_sums(files, item.digest, item.size, item.sums)
+        files.rename(item.name, name)
         files.sync_directory(directory)
         # The directory may be there since a crash that came before its own name was synced.
         files.sync_directory("large")
