@@ -378,7 +378,7 @@ async def test_a_full_disk_is_said_and_ends_no_other_fetch(autojump_clock: Any) 
         store = Filling()
         b = await world.start("b", interval=HOUR)
         c = await world.start("c", interval=HOUR)
-        wires = {"c": lambda wire: Slow(wire, 2000.0)}
+        wires = {"c": lambda wire: Slow(wire, 1300.0)}
         a = await world.start("a", peers=["b", "c"], interval=HOUR, store=store, wires=wires)
         await until(lambda: a.peer("b").rounds and a.peer("c").rounds, within=20.0)
         slow, got = blob(1, 5000), []
