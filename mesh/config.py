@@ -20,6 +20,10 @@ BLOBSTASH_PORT = 8050
 
 GIB = 1024**3
 
+# Fewer cells tell too little to be worth their upkeep; more take 64 MiB.
+FEWEST_CELLS = 2048
+MOST_CELLS = 2**22
+
 _UNITS = {
     "": 1, "b": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -113,6 +117,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # What replication may bring. Nodes that differ in it cannot become equal, so it has one
     # value everywhere unless all are changed together.
     max_replica_bytes: int = 64 * GIB
+    # Cells of the sketch that tells at once what differs: 2^18 serve up to 190,000 differences and
+    # take 4 MiB. 0 is no sketch: rounds descend the trees. Peers may differ in it.
+    sketch_cells: int = 2**18
     # How long a stop waits for transfers under way before it cuts them.
     shutdown_seconds: float = 10.0
     # Allows listening beyond loopback, where everybody who reaches the port can read and write.
@@ -124,6 +131,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The peers, parsed; ConfigError names the first that is malformed."""
         shared = read_keys(self.peer_key_file)[0] if self.peer_key_file is not None else None
         return [_address(peer, shared) for peer in self.peers]
+
+    def shared_secret(self) -> bytes:
+        """What the nodes of a mesh share, for the key of their sketches; b"" without keys.
+
+        Nodes with different ones still converge, by their trees alone.
+        """
+        file = self.peer_key_file or self.key_file
+        return read_keys(file)[0].reveal() if file is not None else b""
 
     def endpoint(self) -> tuple[str, int]:
         """Host and port to listen on; port 0 means any free one."""
@@ -190,6 +205,10 @@ def _parsed(key: str, text: str, where: str) -> Any:
             return float(text)
         except ValueError:
             raise ConfigError(f"{where} is '{text}'; expected a number of seconds") from None
+    if key == "sketch_cells":
+        if not (text.isascii() and text.isdigit()) or len(text) > 18:
+            raise ConfigError(f"{where} is '{text}'; expected a number of cells")
+        return int(text)
     if key in ("insecure", "blobstash"):
         if text.lower() not in ("0", "1", "true", "false", "yes", "no"):
             raise ConfigError(f"{where} is '{text}'; expected 1 or 0")
@@ -225,6 +244,11 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"a limit of {config.max_blob_bytes} bytes a blob; expected 1 to what replication "
             f"carries, {config.max_replica_bytes}"
+        )
+    if config.sketch_cells and not FEWEST_CELLS <= config.sketch_cells <= MOST_CELLS:
+        raise ConfigError(
+            f"a sketch of {config.sketch_cells} cells; expected {FEWEST_CELLS} to {MOST_CELLS}, "
+            "or 0 for none"
         )
     if config.node_id is not None and not re.fullmatch(r"[0-9a-f]{32}", config.node_id, re.ASCII):
         raise ConfigError(f"node_id {config.node_id!a} is not 32 lower-case hex digits")
