@@ -19,13 +19,14 @@ from mesh.actors.roster import Roster
 from mesh.actors.round import Limits
 from mesh.actors.scheduler import Scheduler
 from mesh.actors.service import Service
+from mesh.actors.sketcher import Sketcher
 from mesh.config import Address, Config
 from mesh.core.digest import Digest
 from mesh.core.tree import Tree
 from mesh.errors import InputError, one_line
 from mesh.store.base import BlobStore
 from mesh.store.offload import Offload
-from mesh.transport.base import Replica
+from mesh.transport.base import Replica, Sketches
 from mesh.wire.messages import Hello
 
 log = logging.getLogger("mesh")
@@ -84,11 +85,11 @@ class Node:
         config: Config,
         identity: Identity,
         store: BlobStore,
-        connect: Callable[[Address, Callable[[], Tree]], Replica],
+        connect: Callable[[Address, Callable[[], Tree], Sketches], Replica],
         work: Offload,
         random: Random,
     ) -> None:
-        """`connect` makes the way to a peer, given our tree; `work` runs hashing.
+        """`connect` makes the way to a peer, given our tree and sketch; `work` runs hashing.
 
         `random` decides all jitter.
         """
@@ -100,6 +101,7 @@ class Node:
         self._state = "opening"
         self._began: float | None = None
         self.keeper = Keeper(store, self._announce)
+        self._sketcher = Sketcher(self.keeper, work, config.sketch_cells, config.shared_secret())
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
         limits = Limits(work, config.max_replica_bytes)
@@ -113,11 +115,11 @@ class Node:
             released=self._ask_others,
         )
         self._replicas = [
-            (address, connect(address, self.keeper.known))
+            (address, connect(address, self.keeper.known, self._sketcher))
             for address in _distinct(config.addresses())
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
-        self.service = Service(self.keeper, limits, self.hello, self)
+        self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -147,7 +149,11 @@ class Node:
                 await self.store.close()
 
     def _start(self, group: TaskGroup) -> None:
-        actors = {"keeper": self.keeper.run, "scheduler": self._scheduler.run}
+        actors = {
+            "keeper": self.keeper.run,
+            "scheduler": self._scheduler.run,
+            "sketcher": self._sketcher.run,
+        }
         for peer in self.peers:
             actors[f"peer {peer.address.place}"] = peer.run
             actors[f"announcer {peer.address.place}"] = peer.announcer.run
@@ -247,6 +253,7 @@ class Node:
         return bool(others)
 
     def _announce(self, digests: Sequence[Digest], source: Holder) -> None:
+        self._sketcher.nudge()
         for peer in self.peers:
             if peer.announced_to:
                 peer.announcer.note(digests, source, peer.node)
