@@ -16,6 +16,7 @@ import anyio
 import msgspec
 import typer
 
+from mesh.cli.bench import bench_app
 from mesh.config import (
     DEFAULT_PORT,
     Address,
@@ -226,6 +227,9 @@ def blobstash_sync_command(
     else:
         stats = anyio.run(partial(blobstash.sync_directory, server, data, one_way=one_way))
     print(blobstash.shown(stats, as_json=as_json))
+
+
+app.add_typer(bench_app, name="bench")
 
 
 @app.command("version")
