@@ -21,6 +21,10 @@ BLOBSTASH_PORT = 8050
 
 GIB = 1024**3
 
+# Fewer cells tell too little to be worth their upkeep; more take 64 MiB.
+FEWEST_CELLS = 2048
+MOST_CELLS = 2**22
+
 _UNITS = {
     "": 1, "b": 1,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -117,6 +121,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Free space that is not filled: below it nothing is fetched and puts get 507. None: 1 % of the
     # file system, at most 1 GiB.
     reserve_bytes: int | None = None
+    # Cells of the sketch that tells at once what differs: 2^18 serve up to 190,000 differences and
+    # take 4 MiB. 0 is no sketch: rounds descend the trees. Peers may differ in it.
+    sketch_cells: int = 2**18
     # How long a stop waits for transfers under way before it cuts them.
     shutdown_seconds: float = 10.0
     # Allows listening beyond loopback, where everybody who reaches the port can read and write.
@@ -139,6 +146,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if each.name is not None and urls.setdefault(each.name, each.url) != each.url:
                 raise ConfigError(f"two peers are called {each.name!a}; give each its own name")
         return addresses
+
+    def shared_secret(self) -> bytes:
+        """What the nodes of a mesh share, for the key of their sketches; b"" without keys.
+
+        Nodes with different ones still converge, by their trees alone.
+        """
+        file = self.peer_key_file or self.key_file
+        return read_keys(file)[0].reveal() if file is not None else b""
 
     def endpoint(self) -> tuple[str, int]:
         """Host and port to listen on; port 0 means any free one."""
@@ -206,6 +221,10 @@ def _parsed(key: str, text: str, where: str) -> Any:
         except ValueError:
             unit = key.rpartition("_")[2]
             raise ConfigError(f"{where} is '{text}'; expected a number of {unit}") from None
+    if key == "sketch_cells":
+        if not (text.isascii() and text.isdigit()) or len(text) > 18:
+            raise ConfigError(f"{where} is '{text}'; expected a number of cells")
+        return int(text)
     if key in ("insecure", "blobstash", "read_through"):
         if text.lower() not in ("0", "1", "true", "false", "yes", "no"):
             raise ConfigError(f"{where} is '{text}'; expected 1 or 0")
@@ -259,6 +278,11 @@ def _check(config: Config) -> None:
         )
     if config.reserve_bytes is not None and config.reserve_bytes < 0:
         raise ConfigError(f"a reserve of {config.reserve_bytes} bytes; expected 0 or more")
+    if config.sketch_cells and not FEWEST_CELLS <= config.sketch_cells <= MOST_CELLS:
+        raise ConfigError(
+            f"a sketch of {config.sketch_cells} cells; expected {FEWEST_CELLS} to {MOST_CELLS}, "
+            "or 0 for none"
+        )
     if config.node_id is not None and not re.fullmatch(r"[0-9a-f]{32}", config.node_id, re.ASCII):
         raise ConfigError(f"node_id {config.node_id!a} is not 32 lower-case hex digits")
 

@@ -24,13 +24,14 @@ from mesh.actors.round import Limits
 from mesh.actors.scheduler import Scheduler
 from mesh.actors.scrubber import Scrubber
 from mesh.actors.service import Service
+from mesh.actors.sketcher import Sketcher
 from mesh.config import Address, Config
 from mesh.core.digest import Digest
 from mesh.core.tree import Tree
 from mesh.errors import InputError, one_line
 from mesh.store.base import BlobStore
 from mesh.store.offload import Offload
-from mesh.transport.base import Replica
+from mesh.transport.base import Replica, Sketches
 from mesh.wire.messages import Hello
 
 log = logging.getLogger("mesh")
@@ -103,11 +104,11 @@ class Node:
         config: Config,
         identity: Identity,
         store: BlobStore,
-        connect: Callable[[Address, Callable[[], Tree]], Replica],
+        connect: Callable[[Address, Callable[[], Tree], Sketches], Replica],
         work: Offload,
         random: Random,
     ) -> None:
-        """`connect` makes the way to a peer, given our tree; `work` runs hashing.
+        """`connect` makes the way to a peer, given our tree and sketch; `work` runs hashing.
 
         `random` decides all jitter.
         """
@@ -125,6 +126,7 @@ class Node:
             reserve=config.reserve_bytes,
             on_recovery=self._ask_all,
         )
+        self._sketcher = Sketcher(self.keeper, work, config.sketch_cells, config.shared_secret())
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
         limits = Limits(work, config.max_replica_bytes)
@@ -138,11 +140,11 @@ class Node:
             released=self._ask_others,
         )
         self._replicas = [
-            (address, connect(address, self.keeper.known))
+            (address, connect(address, self.keeper.known, self._sketcher))
             for address in _distinct(config.addresses())
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
-        self.service = Service(self.keeper, limits, self.hello, self)
+        self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
         self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
         # A copy: how often the scrub draws must not shift the jitter of the rounds.
         self.scrubber = Scrubber(
@@ -184,6 +186,7 @@ class Node:
             "scheduler": self._scheduler.run,
             "fetcher": self.fetcher.run,
             "scrubber": self.scrubber.run,
+            "sketcher": self._sketcher.run,
         }
         for peer in self.peers:
             actors[f"peer {peer.address.place}"] = peer.run
@@ -299,6 +302,7 @@ class Node:
         return sorted((s for s in sources if s is not None), key=lambda s: not s.reachable)
 
     def _announce(self, digests: Sequence[Digest], source: Holder) -> None:
+        self._sketcher.nudge()
         for peer in self.peers:
             if peer.announced_to:
                 peer.announcer.note(digests, source, peer.node)

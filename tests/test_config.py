@@ -594,6 +594,7 @@ def test_every_key_can_be_set_in_each_place(tmp_path: Path) -> None:
         "max_blob_bytes": 7,
         "max_replica_bytes": 8_000_000,
         "reserve_bytes": 9,
+        "sketch_cells": 4096,
         "shutdown_seconds": 6.0,
         "insecure": True,
         "read_through": False,
@@ -747,3 +748,34 @@ def test_two_peers_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two peers are called 'n'"):
         load(None, {}, {"peers": ("n=127.0.0.1:1", "n=127.0.0.1:2")})
     assert load(None, {}, {"peers": ("n=127.0.0.1:1", "n=127.0.0.1:1", "m=127.0.0.1:1")})
+
+
+# --- the sketch ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cells", [0, 2048, 2**18, 2**22])
+def test_a_sketch_has_some_thousand_cells_or_none(cells: int) -> None:
+    assert load(None, {"MESH_SKETCH_CELLS": str(cells)}, {}).sketch_cells == cells
+
+
+@pytest.mark.parametrize("cells", [1, 2047, 2**22 + 1])
+def test_a_sketch_of_too_few_or_too_many_cells_is_an_error(cells: int) -> None:
+    with pytest.raises(ConfigError, match=f"a sketch of {cells} cells; expected 2048 to 4194304"):
+        load(None, {"MESH_SKETCH_CELLS": str(cells)}, {})
+
+
+@pytest.mark.parametrize("text", ["", "many", "-1", "1.5", "²", "9" * 19])
+def test_cells_that_are_no_number_are_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a number of cells"):
+        load(None, {"MESH_SKETCH_CELLS": text}, {})
+
+
+def test_the_secret_of_the_mesh_is_what_peers_are_shown(tmp_path: Path) -> None:
+    shown, wanted = tmp_path / "shown", tmp_path / "wanted"
+    shown.write_text("one\ntwo\n")
+    wanted.write_text("three\n")
+    assert Config().shared_secret() == b""
+    assert Config(key_file=str(wanted)).shared_secret() == b"three"
+    assert Config(peer_key_file=str(shown)).shared_secret() == b"one"
+    both = Config(peer_key_file=str(shown), key_file=str(wanted))
+    assert both.shared_secret() == b"one"

@@ -41,6 +41,7 @@ KNOWN_TO = {
     "quart_trio": ("mesh/server/",),
     "hypercorn": ("mesh/server/",),
     "sqlite3": ("mesh/store/",),
+    "numpy": ("mesh/core/sketch.py",),
 }
 
 # The core gets time and randomness as arguments, and never awaits.
@@ -247,6 +248,7 @@ BROKEN = [
     ("mesh/cli/run.py", "import quart_trio", "quart_trio is known to mesh/server/"),
     ("mesh/cli/run.py", "from hypercorn.trio import serve", "hypercorn is known to mesh/server/"),
     ("mesh/actors/keeper.py", "import sqlite3", "sqlite3 is known to mesh/store/"),
+    ("mesh/core/cells.py", "import numpy as np", "numpy is known to mesh/core/sketch.py"),
     # the core
     ("mesh/core/schedule.py", "import time", "time in the core"),
     ("mesh/core/schedule.py", "from time import monotonic", "time.monotonic in the core"),

@@ -314,8 +314,10 @@ class Peer:
             return "peer" if meeting.ready else "building"
         known = self._hello
         self._acquainted(hello)
-        if known is None or known.name != hello.name:
+        if hello.name is not None:  # it is told once
             self._name = printable(hello.name) or None
+        elif known is not None and known.node != hello.node:
+            self._name = None  # another node has taken the place
         what = self._host.roster.recognise(self, hello)
         if what in ("clone", "twin"):
             whose = "this node's" if what == "clone" else "another peer's"

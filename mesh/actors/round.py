@@ -21,7 +21,7 @@ from mesh.actors.keeper import Holder, Keeper
 from mesh.actors.large import fetch_large
 from mesh.actors.transfer import Intake, Tally, push
 from mesh.core.digest import Digest
-from mesh.core.reconcile import Difference, Surplus
+from mesh.core.reconcile import Difference, OnlyHere
 from mesh.core.tree import Tree
 from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, one_line
 from mesh.store.offload import Offload
@@ -118,7 +118,7 @@ class Round:
         """
         wants_in, wants = create_memory_object_stream[list[Digest]](_FETCHERS)
         large_in, large = create_memory_object_stream[tuple[Digest, int]](_LARGE_WAITING)
-        surplus_in, surplus = create_memory_object_stream[Surplus](64)
+        surplus_in, surplus = create_memory_object_stream[OnlyHere](64)
         async with self._limits.rounds, create_task_group() as group:
             for number in range(_FETCHERS):
                 # One batch at a time is every peer's own: slow peers must not hold all places.
@@ -145,7 +145,7 @@ class Round:
         self,
         meeting: Meeting,
         wants: MemoryObjectSendStream[list[Digest]],
-        surplus: MemoryObjectSendStream[Surplus],
+        surplus: MemoryObjectSendStream[OnlyHere],
         baseline: Tree | None,
     ) -> None:
         comparison = self._replica.compare(self._keeper.known, meeting)
@@ -342,7 +342,7 @@ class Round:
 
     # --- pushing -----------------------------------------------------------------------------
 
-    async def _push(self, surplus: MemoryObjectReceiveStream[Surplus], hello: Hello) -> None:
+    async def _push(self, surplus: MemoryObjectReceiveStream[OnlyHere], hello: Hello) -> None:
         window: list[Digest] = []
         async with surplus:
             try:
@@ -365,7 +365,7 @@ class Round:
         self.hello = theirs or self.hello
 
 
-async def _unless_gone(stream: MemoryObjectSendStream[Surplus], item: Surplus) -> None:
+async def _unless_gone(stream: MemoryObjectSendStream[OnlyHere], item: OnlyHere) -> None:
     """Hand over what only we have, unless nobody pushes, or the pusher met an error."""
     try:
         await stream.send(item)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Protocol
 
 import anyio
@@ -16,15 +17,24 @@ import msgspec
 from mesh.actors.keeper import Keeper
 from mesh.actors.large import take_pushed
 from mesh.actors.round import Limits
+from mesh.actors.sketcher import Sketcher
 from mesh.actors.snapshots import Snapshots
 from mesh.actors.transfer import Intake, Tally, frames_of, whole
+from mesh.core.cells import MAX_CELLS, estimate, worth_sending
 from mesh.core.digest import Digest, parse_digest, split_digests
 from mesh.core.reconcile import SHORT_HASH, Ask, answer
+from mesh.core.shortcut import MAX_PREFIXES, Moment, find
+from mesh.core.tree import LEAF_MAX, Tree
 from mesh.errors import InputError, Misbehaved, PeerError, Refused, StoreError
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import (
     PROTOCOL,
     BatchRequest,
+    CellsReply,
+    CellsRequest,
+    FindReply,
+    FindRequest,
+    Greeting,
     Hello,
     Offer,
     OfferReply,
@@ -42,6 +52,8 @@ from mesh.wire.messages import (
 # back after a second, and its own rounds lose nothing.
 _STREAMS = 24
 _BUSY_SECONDS = 1.0
+
+_AT_ONCE = 1024  # prefixes that are looked up on the event loop: 3 ms; more go to a thread
 
 _LAST_WORDS = 5.0  # for committing what a cut stream has brought; a commit takes some ms
 
@@ -66,20 +78,30 @@ class Service:
     """See transport.memory.Handler for the three verbs; raises InputError, Refused, StoreError."""
 
     def __init__(
-        self, keeper: Keeper, limits: Limits, hello: Callable[[], Hello], known: Acquaintances
+        self,
+        keeper: Keeper,
+        limits: Limits,
+        hello: Callable[[], Hello],
+        known: Acquaintances,
+        sketcher: Sketcher,
     ) -> None:
         """`hello` tells how we stand."""
         self._keeper = keeper
         self._limits = limits
         self._hello = hello
         self._known = known
+        self._sketcher = sketcher
         self._snapshots = Snapshots()
         self._streams = anyio.Semaphore(_STREAMS)
 
     async def call(self, path: str, body: bytes) -> bytes:
-        """root, tree, offer."""
+        """root, cells, find, tree, offer."""
         if path == "root":
-            return encode(self._root(decode(Hello, body)))
+            return encode(await self._root(decode(Greeting, body)))
+        if path == "cells":
+            return encode(self._cells(decode(CellsRequest, body)))
+        if path == "find":
+            return encode(await self._find(decode(FindRequest, body)))
         if path == "tree":
             return encode(self._tree(decode(TreeRequest, body)))
         if path == "offer":
@@ -125,17 +147,59 @@ class Service:
 
     # --- small questions -----------------------------------------------------------------------
 
-    def _root(self, asker: Hello) -> RootReply:
+    async def _root(self, asker: Greeting) -> RootReply:
         self._check(asker)
         self._known.heard(asker)
         tree = self._keeper.tree
-        hello = self._hello()
-        pulled = self._known.pulled(asker)
-        if tree is None or asker.root is None or asker.root == hello.root:
-            return RootReply(hello=hello, pulled=pulled)
+        if tree is None or asker.root is None or asker.root == tree.root:
+            return self._stand(asker, tree)
+        moment = await self._sketcher.present() if asker.sketch is not None else None
+        if moment is not None:
+            tree = moment.tree
+            if asker.root == tree.root:
+                return self._stand(asker, tree)
         self._snapshots.keep(tree, anyio.current_time())
+        if moment is not None and (cells := _worth(moment, asker)):
+            return msgspec.structs.replace(self._stand(asker, tree), cells=cells)
         (top,) = answer(tree, [Ask("")], SHORT_HASH)
-        return RootReply(hello=hello, pulled=pulled, top=top)
+        return msgspec.structs.replace(self._stand(asker, tree), top=top)
+
+    def _stand(self, asker: Greeting, tree: Tree | None) -> RootReply:
+        """How we stand, with `tree` as our set."""
+        hello = self._hello()
+        if asker.name is None:
+            hello = msgspec.structs.replace(hello, name=None)
+        pulled = self._known.pulled(asker)
+        ago = round(1000 * pulled) if pulled is not None else None
+        if tree is None:
+            return RootReply(hello=hello, pulled=ago)
+        if asker.root == tree.root:
+            hello = msgspec.structs.replace(hello, root=None, count=0)
+            return RootReply(hello=hello, equal=True, pulled=ago)
+        hello = msgspec.structs.replace(hello, root=tree.root, count=len(tree))
+        return RootReply(hello=hello, pulled=ago)
+
+    def _cells(self, request: CellsRequest) -> CellsReply:
+        _check_set(request.set)
+        moment = self._sketcher.find(Digest(request.root))
+        if moment is None or moment.sketch.key.id != request.key:
+            return CellsReply(cells=None)
+        self._snapshots.keep(moment.tree, anyio.current_time())
+        stop = min(request.stop, request.start + MAX_CELLS)
+        return CellsReply(cells=moment.sketch.cells(request.start, stop))
+
+    async def _find(self, request: FindRequest) -> FindReply:
+        _check_set(request.set)
+        prefixes = _cut(request.prefixes, request.width)
+        present = self._keeper.known()
+        root = Digest(request.root)
+        tree = present if present.root == root else self._snapshots.find(root)
+        if tree is None:
+            return FindReply(found=None)
+        self._snapshots.keep(tree, anyio.current_time())
+        if len(prefixes) <= _AT_ONCE:
+            return FindReply(found=find(tree, prefixes))
+        return FindReply(found=await self._limits.work(find, tree, prefixes))
 
     def _tree(self, request: TreeRequest) -> TreeReply:
         _check_set(request.set)
@@ -162,7 +226,10 @@ class Service:
         pulls = self._known.is_peer(offer.hello)
         starts = await self._starts(set(wants)) if wants else []
         return OfferReply(
-            hello=self._hello(), wants=b"".join(wants), pulls=pulls, starts=starts or msgspec.UNSET
+            hello=self._nameless(),
+            wants=b"".join(wants),
+            pulls=pulls,
+            starts=starts or msgspec.UNSET,
         )
 
     async def _starts(self, wants: set[Digest]) -> list[Start]:
@@ -176,6 +243,10 @@ class Service:
             for each in kept
             if each.digest in wants and each.size and not each.busy
         ]
+
+    def _nameless(self) -> Hello:
+        """How we stand, to a node that has asked for our name when it met us."""
+        return msgspec.structs.replace(self._hello(), name=None)
 
     def _check(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
@@ -215,7 +286,7 @@ class Service:
                 await intake.flush()
         known -= tally.fetched + tally.failed
         return PushReply(
-            hello=self._hello(), stored=tally.fetched, known=known, rejected=tally.failed
+            hello=self._nameless(), stored=tally.fetched, known=known, rejected=tally.failed
         )
 
     async def _push_large(
@@ -230,7 +301,7 @@ class Service:
             raise InputError(str(error)) from error
         finally:
             self._keeper.release(holder, [digest])
-        return PushReply(hello=self._hello(), stored=int(fresh), known=int(not fresh))
+        return PushReply(hello=self._nameless(), stored=int(fresh), known=int(not fresh))
 
 
 class _Turn:
@@ -252,6 +323,26 @@ class _Turn:
 def _check_set(number: int) -> None:
     if number != 0:
         raise Refused(f"this node has set 0 only, you ask for {number}")
+
+
+def _worth(moment: Moment, asker: Greeting) -> bytes:
+    """The cells that most likely tell our sets apart; none when a descent is better."""
+    tree, sketch, offered = moment.tree, moment.sketch, asker.sketch
+    if offered is None or offered.key != sketch.key.id or len(tree) <= LEAF_MAX:
+        return b""
+    guess = estimate(offered.counts, sketch.counts(), len(tree) - asker.count)
+    kept = min(offered.cells, len(sketch))
+    return sketch.cells(0, worth_sending(guess, max(len(tree), asker.count), kept))
+
+
+def _cut(joined: bytes, width: int) -> list[bytes]:
+    """The prefixes of a request; InputError unless they are whole, and ascend strictly."""
+    if len(joined) % width or len(joined) > width * MAX_PREFIXES:
+        raise InputError(f"{len(joined)} bytes are not up to {MAX_PREFIXES} prefixes of {width}")
+    prefixes = [joined[at : at + width] for at in range(0, len(joined), width)]
+    if any(a >= b for a, b in pairwise(prefixes)):
+        raise InputError("the prefixes do not ascend")
+    return prefixes
 
 
 def _check_ask(ask: Ask) -> None:

@@ -17,7 +17,7 @@ from mesh.blobstash.remote import Remote
 from mesh.blobstash.tree import State, StateTree
 from mesh.core.digest import Digest
 from mesh.core.plan import LARGE_BLOB
-from mesh.core.reconcile import Difference, Surplus
+from mesh.core.reconcile import Difference, OnlyHere, Surplus
 from mesh.core.tree import Tree
 from mesh.errors import MeshError, Misbehaved, PeerError, Refused, one_line
 from mesh.store.offload import Offload
@@ -238,7 +238,7 @@ class _BlobstashComparison:
         self.root = overlay.root if self.proven else None
 
 
-def _surplus(tree: Tree, prefix: str, only_here: list[Digest]) -> list[Surplus]:
+def _surplus(tree: Tree, prefix: str, only_here: list[Digest]) -> list[OnlyHere]:
     if not only_here:
         return []
     gone = set(only_here)

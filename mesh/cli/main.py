@@ -268,7 +268,7 @@ def blobstash_sync_command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def bench_command(context: typer.Context) -> None:
-    """Measure what nodes cost on this machine: replicate, put, node."""
+    """Measure what a mesh costs on this machine: reconcile, replicate, put, node, plot."""
     from mesh.cli.bench import bench_app
 
     bench_app(context.args, prog_name="mesh bench", standalone_mode=False)

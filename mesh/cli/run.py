@@ -32,7 +32,7 @@ from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
 from mesh.store.offload import Lane, Threads
-from mesh.transport.base import Replica
+from mesh.transport.base import Replica, Sketches
 from mesh.transport.http import Http, HttpWire, credentials, new_client
 from mesh.transport.native import NativePeer
 
@@ -119,11 +119,11 @@ async def _main(
     def blobstash(address: Address) -> Remote:
         return Remote(Http(client, address.url, credentials(address)), address.place)
 
-    def connect(address: Address, ours: Callable[[], Tree]) -> Replica:
+    def connect(address: Address, ours: Callable[[], Tree], sketches: Sketches) -> Replica:
         if address.protocol == "blobstash":
             return BlobstashPeer(blobstash(address), ours, work, one_way=address.one_way)
         http = Http(client, address.url, credentials(address))
-        return NativePeer(HttpWire(http), address.place, node_id)
+        return NativePeer(HttpWire(http), address.place, node_id, sketches)
 
     files = DiskFiles(directory.path)
     store = DiskStore(files, directory.path / "index.sqlite", Lane, work)

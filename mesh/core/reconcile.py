@@ -117,11 +117,27 @@ class Surplus:
         return (d for d in self._tree.digests(self.prefix) if d not in self._held)
 
 
+class Named:
+    """Digests that we have and the other side has not, each by its name."""
+
+    __slots__ = ("_digests", "count")
+
+    def __init__(self, digests: Sequence[Digest]) -> None:
+        self._digests = digests
+        self.count = len(digests)
+
+    def __iter__(self) -> Iterator[Digest]:
+        return iter(self._digests)
+
+
+OnlyHere: TypeAlias = Surplus | Named
+
+
 class Difference(msgspec.Struct):
     """A piece of what differs, as it was found."""
 
     missing_here: list[Digest] = msgspec.field(default_factory=list)
-    missing_there: list[Surplus] = msgspec.field(default_factory=list)
+    missing_there: list[OnlyHere] = msgspec.field(default_factory=list)
 
 
 class _Branch:

@@ -62,7 +62,12 @@ def hash_fork(children: Sequence[Bucket | None]) -> Digest:
             parts.append(child.digest)
             parts.append(child.count.to_bytes(8, "big"))
     parts[0] = bitmap.to_bytes(2, "big")
-    return Digest(hashlib.blake2b(b"".join(parts), digest_size=32, person=b"mesh-node-v1").digest())
+    return hash_body(b"".join(parts))
+
+
+def hash_body(body: bytes) -> Digest:
+    """The digest of a fork, given what is hashed: the bitmap, and 40 bytes for each child."""
+    return Digest(hashlib.blake2b(body, digest_size=32, person=b"mesh-node-v1").digest())
 
 
 EMPTY = Bucket(0, hash_leaf(b""))
@@ -144,17 +149,32 @@ class _Page:
 class _Fork:
     """Sixteen children by the next nibble; more than _FOLD_BELOW digests below."""
 
-    __slots__ = ("_digest", "children", "count")
+    __slots__ = ("_body", "_digest", "children", "count")
 
     def __init__(self, children: tuple[_Node | None, ...]) -> None:
         self.children = children
         self.count: int = sum(child.count for child in children if child is not None)
+        self._body: bytes | None = None
         self._digest: Digest | None = None
 
     def digest(self, depth: int) -> Digest:
         if self._digest is None:
-            self._digest = hash_fork(self.buckets(depth))
+            self._digest = hash_body(self.body(depth))
         return self._digest
+
+    def body(self, depth: int) -> bytes:
+        """What is hashed; kept, so that an overlay changes 40 bytes of it (3 bytes a digest)."""
+        if self._body is None:
+            bitmap = 0
+            parts = [b""]
+            for nibble, child in enumerate(self.children):
+                if child is not None:
+                    bitmap |= 0x8000 >> nibble
+                    parts.append(child.digest(depth + 1))
+                    parts.append(child.count.to_bytes(8, "big"))
+            parts[0] = bitmap.to_bytes(2, "big")
+            self._body = b"".join(parts)
+        return self._body
 
     def buckets(self, depth: int) -> list[Bucket | None]:
         return [

@@ -18,6 +18,8 @@ def add_routes(app: Quart, node: Node) -> None:
     handlers = _Peers(node)
     for verb, handler in (
         ("root", handlers.call),
+        ("cells", handlers.call),
+        ("find", handlers.call),
         ("tree", handlers.call),
         ("offer", handlers.call),
         ("batch", handlers.download),

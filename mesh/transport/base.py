@@ -17,7 +17,9 @@ from typing import NamedTuple, Protocol
 
 from mesh.core.digest import Digest
 from mesh.core.reconcile import Difference
+from mesh.core.shortcut import Moment
 from mesh.core.tree import Tree
+from mesh.store.offload import Offload
 from mesh.wire.frames import Frame
 from mesh.wire.messages import Hello
 
@@ -115,6 +117,17 @@ class Replica(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+
+
+class Sketches(Protocol):
+    """The sketch of our set, and where long work is done; see actors.sketcher."""
+
+    @property
+    def work(self) -> Offload:
+        """Runs what takes long."""
+
+    async def present(self) -> Moment | None:
+        """Our tree and its sketch; None while there is none."""
 
 
 class Wire(Protocol):

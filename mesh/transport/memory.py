@@ -36,6 +36,11 @@ class Traffic:
         self.up = 0
         self.down = 0
 
+    def reset(self) -> None:
+        """Count from here on."""
+        self.requests.clear()
+        self.up = self.down = 0
+
 
 class MemoryNetwork:
     """Handlers by URL, and the links between nodes."""

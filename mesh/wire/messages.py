@@ -1,4 +1,4 @@
-"""The typed messages between nodes: MessagePack maps, unknown fields ignored.
+"""The typed messages between nodes: MessagePack maps and arrays, unknown fields ignored.
 
 Lengths are checked before memory is taken for what they announce: a message is bounded as a
 whole, and msgspec checks every field against its type as it decodes.
@@ -11,7 +11,9 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from mesh.core.cells import CELL, MAX_CELLS, PREFIX
 from mesh.core.reconcile import MAX_ASKS, Ask, Forked, Listed
+from mesh.core.shortcut import MAX_PREFIXES, MIN_WIDTH, Found
 from mesh.errors import InputError
 
 PROTOCOL = 1
@@ -33,36 +35,94 @@ RawDigest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Digests = Annotated[bytes, Meta(max_length=32 * MAX_BATCH)]
 NodeId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+KeyId = Annotated[bytes, Meta(min_length=4, max_length=4)]
+Cells = Annotated[bytes, Meta(max_length=CELL * MAX_CELLS)]
+
+# Bytes of counts in a greeting: 64 are sent, a later version may want more.
+MAX_COUNTS = 256
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True):
+class Hello(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """Who speaks, and what it has; part of every request that a peer should remember.
 
     `node` is the identity of a data directory, `instance` that of one run of a process: the same
     node under another instance is a copy of its data directory. `root` is null while the tree is
-    being built. `set` is 0: one set of blobs a mesh, until there are several.
+    being built. `name` is null for whoever knows it already. `set` is 0: one set of blobs a mesh,
+    until there are several.
     """
 
     node: NodeId
     instance: Annotated[bytes, Meta(min_length=8, max_length=8)]
-    name: Annotated[str, Meta(max_length=MAX_NAME)]
     root: RawDigest | None
     count: Count
+    name: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
     protocol: int = PROTOCOL
     set: int = 0
 
 
-class RootReply(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a Hello.
+class Offering(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """A sketch that the speaker has: `key` names its key, `cells` says how many it keeps.
 
-    `pulled`: how many seconds ago the answerer last finished a pull from the asker; null when
-    never, so that the asker knows whom it has to push to. `top`: where the roots differ, the
+    `counts`: a byte of some of them, by which the listener estimates how much differs.
+    """
+
+    key: KeyId
+    cells: Count
+    counts: Annotated[bytes, Meta(max_length=MAX_COUNTS)]
+
+
+class Greeting(Hello, array_like=True, frozen=True, kw_only=True):
+    """A Hello that asks how the listener stands. With a name, it asks for the listener's name."""
+
+    sketch: Offering | None = None
+
+
+class RootReply(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """The answer to a Greeting.
+
+    `equal`: the roots are; then the hello has neither root nor count, which are the asker's.
+    `pulled`: how many milliseconds ago the answerer last finished a pull from the asker; null
+    when never, so that the asker knows whom it has to push to. Where the roots differ, either
+    `cells` has the first cells of a sketch, as many as the answerer thinks will do, or `top` the
     answer to an ask for the bucket of everything, with SHORT_HASH bytes a hash.
     """
 
     hello: Hello
-    pulled: Annotated[float, Meta(ge=0)] | None = None
+    equal: bool = False
+    pulled: Count | None = None
     top: Forked | Listed | None = None
+    cells: Cells | None = None
+
+
+class CellsRequest(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """Cells `start` to `stop` of the sketch under `key` of the set that was named by `root`."""
+
+    root: RawDigest
+    key: KeyId
+    start: Count
+    stop: Count
+    set: int = 0
+
+
+class CellsReply(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """The cells; null when the answerer has no such sketch, or not any more."""
+
+    cells: Cells | None
+
+
+class FindRequest(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """All digests that begin with one of `prefixes`: `width` bytes each, ascending and joined."""
+
+    root: RawDigest
+    prefixes: Annotated[bytes, Meta(max_length=PREFIX * MAX_PREFIXES)]
+    width: Annotated[int, Meta(ge=MIN_WIDTH, le=PREFIX)]
+    set: int = 0
+
+
+class FindReply(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """The digests; null when the set is gone, or they are too many."""
+
+    found: Found | None
 
 
 class TreeRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -810,7 +810,7 @@ class Liar:
     async def call(self, path: str, body: bytes) -> bytes:
         await trio.lowlevel.checkpoint()
         if path == "root":
-            return encode(RootReply(hello=self._hello, pulled=0.0))
+            return encode(RootReply(hello=self._hello, pulled=0))
         if path == "offer":
             return encode(OfferReply(hello=self._hello))
         request = decode(TreeRequest, body)

@@ -32,7 +32,7 @@ from mesh.node import Identity, Node
 from mesh.store.base import Blob, BlobStore, Item
 from mesh.store.memory import MemoryStore
 from mesh.store.offload import Inline
-from mesh.transport.base import Replica, Wire
+from mesh.transport.base import Replica, Sketches, Wire
 from mesh.transport.memory import Handler, MemoryNetwork, MemoryWire, Traffic
 from mesh.transport.native import NativePeer
 from mesh.wire.frames import FrameReader, Kind
@@ -212,12 +212,12 @@ class Member:
         tree = self.node.keeper.known()
         return all(digest in tree for digest in digests)
 
-    def _connect(self, address: Address, ours: Callable[[], Tree]) -> Replica:
+    def _connect(self, address: Address, ours: Callable[[], Tree], sketches: Sketches) -> Replica:
         name = name_of(address.url)
         plain = self._world.network.wire(self.urls[0], address.url)
         wire = self._wraps.get(name, _same)(plain)
         self._wires[name] = plain, wire
-        peer = NativePeer(wire, address.place, self.node_id)
+        peer = NativePeer(wire, address.place, self.node_id, sketches)
         return self._replicas.get(name, _same)(peer)
 
 

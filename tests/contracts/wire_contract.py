@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from anyio import create_task_group
 
@@ -20,6 +21,7 @@ from mesh.config import Config
 from mesh.core.digest import Digest, digest_of
 from mesh.core.plan import LARGE_BLOB
 from mesh.core.reconcile import Ask
+from mesh.core.shortcut import Found
 from mesh.errors import PeerError, Refused, StoreError, Unreachable
 from mesh.node import Identity, Node
 from mesh.store.base import Blob, Entry, Item
@@ -30,6 +32,10 @@ from mesh.wire.frames import Frame, FrameReader, Kind, end, frame
 from mesh.wire.messages import (
     MAX_BATCH,
     BatchRequest,
+    CellsReply,
+    CellsRequest,
+    FindReply,
+    FindRequest,
     Hello,
     Offer,
     OfferReply,
@@ -271,6 +277,18 @@ class WireContract:
 
     # --- upload --------------------------------------------------------------------------------
 
+    async def test_digests_are_found_by_their_first_bytes(self, anyio_backend_name: str) -> None:
+        some = blobs(0, 50)
+        async with self.meeting(anyio_backend_name, *some) as (node, wire):
+            root = node.keeper.known().root
+            wanted = sorted(names(some))[10:20]
+            prefixes = b"".join(digest[:6] for digest in wanted)
+            request = FindRequest(root=root, prefixes=prefixes, width=6)
+            reply = decode(FindReply, await wire.call("find", encode(request)))
+            assert reply.found == Found(b"".join(digest[7:] for digest in wanted), [])
+            cells = CellsRequest(root=bytes(32), key=bytes(4), start=0, stop=5)
+            assert decode(CellsReply, await wire.call("cells", encode(cells))).cells is None
+
     async def test_an_upload_is_answered_when_everything_is_stored(
         self, anyio_backend_name: str
     ) -> None:
@@ -279,7 +297,7 @@ class WireContract:
             reply = decode(PushReply, await upload(wire, PUSH, pieces(framed(*some))))
             assert (reply.stored, reply.known, reply.rejected) == (302, 0, 0)
             assert all(name in node.keeper.known() for name in names(some))
-            assert reply.hello == node.hello()
+            assert reply.hello == msgspec.structs.replace(node.hello(), name=None)
 
     async def test_an_upload_may_come_in_chunks_of_any_size(self, anyio_backend_name: str) -> None:
         body = framed(*blobs(0, 20), bytes(2000))

@@ -17,30 +17,43 @@ NAMES = blobs(0, 16)
 NODE, INSTANCE = bytes(range(16)), bytes(range(16, 24))
 MOST = 2**63 - 1
 
-HELLO = {
-    "node": NODE,
-    "instance": INSTANCE,
-    "name": "alpha",
-    "root": NAMES[0],
-    "count": 3,
-    "protocol": 1,
-    "set": 0,
-}
-STARTING = HELLO | {"name": "x" * 64, "root": None, "count": MOST}
-FOREIGN = HELLO | {"name": "größe", "count": 200, "protocol": 300, "set": 70_000}
+# [node, instance, root, count, name, protocol, set]
+HELLO = [NODE, INSTANCE, NAMES[0], 3, "alpha", 1, 0]
+STARTING = [NODE, INSTANCE, None, MOST, "x" * 64, 1, 0]
+FOREIGN = [NODE, INSTANCE, NAMES[0], 200, "größe", 300, 70_000]
+KNOWN = [NODE, INSTANCE, None, 0, None, 1, 0]
+
+# A sketch that is offered: [key, cells, counts].
+KEY = bytes(range(24, 28))
+OFFERING = [KEY, 2**18, bytes(range(64))]
+CELLS = bytes(range(33))
 
 # An inner bucket: [0, bitmap, counts, hashes]. Digests: [1, digests, more].
 FORKED = [0, 0x8001, [17, 2**32], b"".join(name[:8] for name in NAMES[1:3])]
 LISTED = [1, b"".join(sorted(NAMES[3:5])), False]
 MORE = [1, b"".join(sorted(NAMES[5:15])), True]
 
-MESSAGES: list[tuple[str, str, dict[str, Any]]] = [
+MESSAGES: list[tuple[str, str, Any]] = [
     ("Hello", "a node with blobs", HELLO),
     ("Hello", "the longest name, while the tree is being built", STARTING),
     ("Hello", "another protocol and set", FOREIGN),
-    ("RootReply", "equal roots", {"hello": HELLO, "pulled": 12.5, "top": None}),
-    ("RootReply", "an inner bucket", {"hello": HELLO, "pulled": None, "top": FORKED}),
-    ("RootReply", "a leaf", {"hello": HELLO, "pulled": 0.0, "top": LISTED}),
+    ("Greeting", "a node that has no sketch", [*HELLO, None]),
+    ("Greeting", "to one whose name is known", [*HELLO[:4], None, 1, 0, OFFERING]),
+    ("RootReply", "equal roots", [KNOWN, True, 12_500, None, None]),
+    ("RootReply", "an inner bucket", [HELLO, False, None, FORKED, None]),
+    ("RootReply", "a leaf", [HELLO, False, 0, LISTED, None]),
+    ("RootReply", "three cells", [HELLO, False, 70_000, None, CELLS]),
+    ("CellsRequest", "more of them", [NAMES[0], KEY, 3, 2**17, 0]),
+    ("CellsReply", "two cells", [CELLS[:22]]),
+    ("CellsReply", "no such sketch", [None]),
+    ("FindRequest", "two prefixes", [NAMES[0], b"abcdabce", 4, 0]),
+    ("FindReply", "one digest each", [[NAMES[0][7:] + NAMES[1][7:], []]]),
+    (
+        "FindReply",
+        "one, then two, one, and none",
+        [[NAMES[2][7:] + NAMES[3][7:], [[1, b"".join(sorted(NAMES[:2]))], [3, b""]]]],
+    ),
+    ("FindReply", "moved on", [None]),
     (
         "TreeRequest",
         "children, and two pages of a listing",

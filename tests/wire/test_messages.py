@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.reconcile import MAX_ASKS, Ask, Forked, Listed
+from mesh.core.shortcut import Found, Several
 from mesh.errors import InputError
 from mesh.wire import messages
 from mesh.wire.frames import Frame, FrameReader, Kind, end, frame
@@ -19,8 +20,14 @@ from mesh.wire.messages import (
     MAX_MESSAGE,
     MAX_NAME,
     BatchRequest,
+    CellsReply,
+    CellsRequest,
+    FindReply,
+    FindRequest,
+    Greeting,
     Hello,
     Offer,
+    Offering,
     OfferReply,
     PushReply,
     RootReply,
@@ -38,7 +45,9 @@ VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "wire.json").read_text(encoding="ascii")
 )
 
-KINDS = [Hello, RootReply, TreeRequest, TreeReply, BatchRequest, Offer, OfferReply, PushReply]
+MAPS = [TreeRequest, TreeReply, BatchRequest, Offer, OfferReply, PushReply]
+ARRAYS = [Hello, Greeting, RootReply, CellsRequest, CellsReply, FindRequest, FindReply]
+KINDS = [*MAPS, *ARRAYS]
 
 DIGEST = bytes(range(32))
 HELLO = Hello(node=bytes(16), instance=bytes(8), name="alpha", root=DIGEST, count=1)
@@ -48,7 +57,19 @@ LISTED = Listed(DIGEST, True)
 # One of each type, with nothing left out.
 EXAMPLES: list[msgspec.Struct] = [
     HELLO,
-    RootReply(hello=HELLO, pulled=1.5, top=FORKED),
+    Greeting(
+        node=bytes(16),
+        instance=bytes(8),
+        root=DIGEST,
+        count=1,
+        name="alpha",
+        sketch=Offering(key=b"key.", cells=2048, counts=bytes(64)),
+    ),
+    RootReply(hello=HELLO, equal=True, pulled=15, top=FORKED, cells=bytes(22)),
+    CellsRequest(root=DIGEST, key=b"key.", start=1, stop=2),
+    CellsReply(cells=bytes(11)),
+    FindRequest(root=DIGEST, prefixes=b"abcdabce", width=4),
+    FindReply(found=Found(bytes(25), [Several(1, DIGEST * 2)])),
     TreeRequest(root=DIGEST, asks=[Ask("7f", DIGEST)], width=8),
     TreeReply(root=DIGEST, count=2, answers=[FORKED, LISTED]),
     BatchRequest(digests=DIGEST * 3),
@@ -65,6 +86,15 @@ def type_name(value: object) -> str:
 def plain(message: object) -> Any:
     """A message as maps, arrays and bytes."""
     return msgspec.to_builtins(message, builtin_types=(bytes,))
+
+
+def changed(message: msgspec.Struct, field: str, value: object) -> Any:
+    """The message as maps and arrays, with another value in a field."""
+    whole = plain(message)
+    if isinstance(whole, dict):
+        return whole | {field: value}
+    whole[message.__struct_fields__.index(field)] = value
+    return whole
 
 
 def refused(kind: type, value: object) -> None:
@@ -123,16 +153,19 @@ def test_frames_are_those_of_the_protocol(vector: dict[str, Any]) -> None:
 counts = st.integers(0, 2**63 - 1)
 names = st.binary(min_size=32, max_size=32)
 many = st.lists(names, max_size=5).map(b"".join)
-hellos = st.builds(
-    Hello,
-    node=st.binary(min_size=16, max_size=16),
-    instance=st.binary(min_size=8, max_size=8),
-    name=st.text(max_size=MAX_NAME),
-    root=st.none() | names,
-    count=counts,
-    protocol=st.integers(0, 2**32),
-    set=st.integers(0, 2**32),
-)
+standing: dict[str, Any] = {
+    "node": st.binary(min_size=16, max_size=16),
+    "instance": st.binary(min_size=8, max_size=8),
+    "name": st.none() | st.text(max_size=MAX_NAME),
+    "root": st.none() | names,
+    "count": counts,
+    "protocol": st.integers(0, 2**32),
+    "set": st.integers(0, 2**32),
+}
+hellos = st.builds(Hello, **standing)
+keys = st.binary(min_size=4, max_size=4)
+several = st.builds(Several, counts, many)
+offerings = st.builds(Offering, key=keys, cells=counts, counts=st.binary(max_size=64))
 forks = st.builds(
     Forked, st.integers(0, 0xFFFF), st.lists(counts, max_size=16), st.binary(max_size=64)
 )
@@ -143,9 +176,16 @@ anything = st.one_of(
     st.builds(
         RootReply,
         hello=hellos,
-        pulled=st.none() | st.floats(min_value=0.0),
+        equal=st.booleans(),
+        pulled=st.none() | counts,
         top=st.none() | forks | lists,
+        cells=st.none() | st.binary(max_size=40),
     ),
+    st.builds(Greeting, **standing, sketch=st.none() | offerings),
+    st.builds(CellsRequest, root=names, key=keys, start=counts, stop=counts),
+    st.builds(CellsReply, cells=st.none() | st.binary(max_size=40)),
+    st.builds(FindRequest, root=names, prefixes=st.binary(max_size=40), width=st.integers(3, 7)),
+    st.builds(FindReply, found=st.none() | st.builds(Found, many, st.lists(several, max_size=3))),
     st.builds(
         TreeRequest,
         root=names,
@@ -185,32 +225,49 @@ def test_a_message_is_decoded_to_what_was_encoded(message: msgspec.Struct) -> No
 def test_unknown_fields_are_ignored_and_fields_come_in_any_order(
     message: msgspec.Struct, unknown: dict[str, object], random: Any
 ) -> None:
-    fields = list({**unknown, **plain(message)}.items())
+    whole = plain(message)
+    if isinstance(whole, list):  # which is read in order: what is unknown stands behind
+        later = [*whole, *unknown.values()]
+        assert decode(type(message), msgspec.msgpack.encode(later)) == message
+        return
+    fields = list({**unknown, **whole}.items())
     random.shuffle(fields)
     assert decode(type(message), msgspec.msgpack.encode(dict(fields))) == message
 
 
+def example(kind: type) -> Any:
+    (message,) = (each for each in EXAMPLES if type(each) is kind)
+    return message
+
+
 def test_unknown_fields_are_ignored_in_what_a_message_holds() -> None:
-    reply = plain(EXAMPLES[1])
-    reply["hello"]["later"] = [1, {"x": b""}]
-    reply["top"] += ["later"]
-    assert decode(RootReply, msgspec.msgpack.encode(reply)) == EXAMPLES[1]
-    request = plain(EXAMPLES[2])
+    reply = plain(example(RootReply))
+    reply[0] += [[1, {"x": b""}]]
+    reply[3] += ["later"]
+    assert decode(RootReply, msgspec.msgpack.encode(reply)) == example(RootReply)
+    request = plain(example(TreeRequest))
     request["asks"][0] += [7, None]
-    assert decode(TreeRequest, msgspec.msgpack.encode(request)) == EXAMPLES[2]
+    assert decode(TreeRequest, msgspec.msgpack.encode(request)) == example(TreeRequest)
 
 
 def test_fields_with_defaults_may_be_missing() -> None:
     for message in EXAMPLES:
         fields = msgspec.structs.fields(message)
         given_ = plain(message)
-        for field in fields:
-            if not field.required:
-                del given_[field.name]
+        required = [field.name for field in fields if field.required]
+        if isinstance(given_, list):
+            assert [field.name for field in fields[: len(required)]] == required
+            del given_[len(required) :]
+        else:
+            given_ = {name: given_[name] for name in required}
         decoded = decode(type(message), msgspec.msgpack.encode(given_))
         for field in fields:
             expected = getattr(message, field.name) if field.required else field.default
             assert getattr(decoded, field.name) == expected
+
+
+def test_a_hello_is_a_greeting_without_a_sketch() -> None:
+    assert decode(Greeting, encode(HELLO)) == Greeting(**msgspec.structs.asdict(HELLO))
 
 
 # --- messages that are not -------------------------------------------------------------------
@@ -273,16 +330,31 @@ def test_a_field_that_is_missing_or_of_another_type_is_an_input_error(
     message: msgspec.Struct,
 ) -> None:
     whole = plain(message)
-    for field in msgspec.structs.fields(message):
+    for at, field in enumerate(msgspec.structs.fields(message)):
         if field.required:
-            refused(type(message), {k: v for k, v in whole.items() if k != field.name})
+            short = whole[:at] if isinstance(whole, list) else dict(whole)
+            if isinstance(short, dict):
+                del short[field.name]
+            refused(type(message), short)
         for other in (object_, [object_], {"a": object_}):
-            refused(type(message), whole | {field.name: other})
-        if field.name not in ("root", "top", "pulled"):
-            refused(type(message), whole | {field.name: None})
-        if not isinstance(whole[field.name], int | float):
-            refused(type(message), whole | {field.name: 1})
-        refused(type(message), whole | {field.name: "text" if field.name != "name" else b"text"})
+            refused(type(message), changed(message, field.name, other))
+        if not may_be_null(message, field.name):
+            refused(type(message), changed(message, field.name, None))
+        if not isinstance(getattr(message, field.name), int):
+            refused(type(message), changed(message, field.name, 1))
+        text = "text" if field.name != "name" else b"text"
+        refused(type(message), changed(message, field.name, text))
+
+
+def may_be_null(message: msgspec.Struct, field: str) -> bool:
+    nullable = {
+        Hello: ("root", "name"),
+        Greeting: ("root", "name", "sketch"),
+        RootReply: ("pulled", "top", "cells"),
+        CellsReply: ("cells",),
+        FindReply: ("found",),
+    }
+    return field in nullable.get(type(message), ())
 
 
 # Of no type that any field has.
@@ -299,6 +371,26 @@ LIMITS = [
     (Hello, "root", b""),
     (Hello, "count", -1),
     (Hello, "count", 2**63),
+    (Greeting, "sketch", [b"key", 1, b""]),
+    (Greeting, "sketch", [b"key.", -1, b""]),
+    (Greeting, "sketch", [b"key.", 1, bytes(257)]),
+    (Greeting, "sketch", [b"key.", 1]),
+    (RootReply, "pulled", -1),
+    (RootReply, "pulled", 1.5),
+    (RootReply, "cells", bytes(11 * 2**18 + 1)),
+    (CellsRequest, "root", bytes(31)),
+    (CellsRequest, "key", bytes(5)),
+    (CellsRequest, "start", -1),
+    (CellsReply, "cells", bytes(11 * 2**18 + 1)),
+    (FindRequest, "root", bytes(33)),
+    (FindRequest, "width", 2),
+    (FindRequest, "width", 8),
+    (FindRequest, "prefixes", bytes(7 * 120_000 + 1)),
+    (FindReply, "found", [bytes(25 * 120_000 + 1), []]),
+    (FindReply, "found", [b""]),
+    (FindReply, "found", [b"", [[-1, b""]]]),
+    (FindReply, "found", [b"", [[0, bytes(32 * 2**17 + 1)]]]),
+    (FindReply, "found", [b"", [[0, b""]] * 120_001]),
     (TreeRequest, "root", bytes(31)),
     (TreeRequest, "width", 7),
     (TreeRequest, "width", 33),
@@ -326,8 +418,7 @@ LIMITS = [
     ("kind", "field", "value"), LIMITS, ids=lambda v: v if isinstance(v, str) else type_name(v)
 )
 def test_a_value_beyond_its_limits_is_an_input_error(kind: type, field: str, value: object) -> None:
-    (whole,) = (plain(message) for message in EXAMPLES if type(message) is kind)
-    refused(kind, whole | {field: value})
+    refused(kind, changed(example(kind), field, value))
 
 
 def test_values_at_their_limits_are_taken() -> None:
@@ -340,9 +431,12 @@ def test_values_at_their_limits_are_taken() -> None:
 
 
 def test_a_hello_that_is_wrong_spoils_what_holds_it() -> None:
-    for kind in (RootReply, Offer, OfferReply, PushReply):
-        refused(kind, {"hello": plain(HELLO) | {"node": b"short"}})
+    short = changed(HELLO, "node", b"short")
+    for kind in (Offer, OfferReply, PushReply):
+        refused(kind, {"hello": short})
         refused(kind, {"hello": {}})
+    refused(RootReply, [short])
+    refused(RootReply, [[]])
 
 
 def test_text_that_is_not_utf8_is_an_input_error() -> None:
@@ -374,12 +468,16 @@ ANNOUNCED = {
     "hashes": (TreeReply, START + b"\x91\x94\x00\x00\x90\xc6\xff\xff\xff\xff"),
     "digests": (BatchRequest, b"\x81\xa7digests\xc6\xff\xff\xff\xff"),
     "asks": (TreeRequest, b"\x81\xa4asks\xdd\xff\xff\xff\xff"),
-    "a name": (Hello, b"\x81\xa4name\xdb\xff\xff\xff\xff"),
-    "fields": (Hello, b"\xdf\xff\xff\xff\xff"),
-    "a key": (Hello, b"\x81\xdb\xff\xff\xff\xff"),
-    "an unknown list": (Hello, b"\x81\xa1x\xdd\xff\xff\xff\xff"),
-    "an unknown map": (Hello, b"\x81\xa1x\xdf\xff\xff\xff\xff"),
-    "unknown bytes": (Hello, b"\x81\xa1x\xc6\xff\xff\xff\xff"),
+    "a node": (Hello, b"\x97\xc6\xff\xff\xff\xff"),
+    "an array": (Hello, b"\xdd\xff\xff\xff\xff"),
+    "cells": (CellsReply, b"\x91\xc6\xff\xff\xff\xff"),
+    "found digests": (FindReply, b"\x91\x92\xc6\xff\xff\xff\xff"),
+    "several of them": (FindReply, b"\x91\x92\xc4\x00\xdd\xff\xff\xff\xff"),
+    "fields": (Offer, b"\xdf\xff\xff\xff\xff"),
+    "a key": (Offer, b"\x81\xdb\xff\xff\xff\xff"),
+    "an unknown list": (Offer, b"\x81\xa1x\xdd\xff\xff\xff\xff"),
+    "an unknown map": (Offer, b"\x81\xa1x\xdf\xff\xff\xff\xff"),
+    "unknown bytes": (Offer, b"\x81\xa1x\xc6\xff\xff\xff\xff"),
 }
 
 
@@ -398,15 +496,28 @@ def test_no_memory_is_taken_for_what_is_only_announced(what: str) -> None:
 @pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa1x"])
 def test_nesting_without_end_is_an_input_error(opening: bytes) -> None:
     with pytest.raises(InputError):
-        decode(Hello, b"\x81\xa1x" + opening * 200_000 + b"\xc0")
+        decode(Offer, b"\x81\xa1x" + opening * 200_000 + b"\xc0")
+    with pytest.raises(InputError):
+        decode(Hello, b"\x98" + encode(HELLO)[1:] + opening * 200_000 + b"\xc0")
 
 
 def test_a_greeting_is_small() -> None:
     # Sent every interval to every peer, also when nothing has changed: so much, and no more. A
     # node's own name is ASCII (mesh/config.py).
-    hello = msgspec.structs.replace(HELLO, name="x" * 64, count=2**63 - 1)
-    assert len(encode(hello)) <= 300
-    assert len(encode(RootReply(hello=hello, pulled=1e300))) <= 300
+    most = 2**63 - 1
+    offering = Offering(key=bytes(4), cells=2**22, counts=bytes(64))
+    named = Greeting(
+        node=bytes(16), instance=bytes(8), root=DIGEST, count=most, name="x" * 64, sketch=offering
+    )
+    assert len(encode(named)) == 218
+    hello = msgspec.structs.replace(HELLO, name="x" * 64, root=None, count=0)
+    assert len(encode(RootReply(hello=hello, equal=True, pulled=most))) <= 300
+    # And between those that have met before, with a million blobs, and a week since the last pull.
+    known = msgspec.structs.replace(named, name=None, count=1_000_000)
+    unnamed = RootReply(
+        hello=msgspec.structs.replace(hello, name=None), equal=True, pulled=7 * 86_400_000
+    )
+    assert len(encode(known)) + len(encode(unnamed)) <= 200
 
 
 # --- digests joined --------------------------------------------------------------------------
