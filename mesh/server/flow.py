@@ -4,8 +4,7 @@ Quart 0.22 takes in a request's body as fast as it comes, however slowly the han
 the ASGI `receive` waits while enough lies unread, so that TCP slows the sender down; an answer
 that is given before the body has been read drains what is still coming for a moment, so that the
 client gets to read it; a connection is not cut off while it is being made ready for the next
-request; and a request that fails in mid-answer, or whose connection is being closed under it,
-ends quietly.
+request; and a request that fails in mid-answer ends its connection quietly.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import anyio
-import trio
 from quart import Quart
 from quart.wrappers import Request
 from quart.wrappers.request import Body
@@ -161,7 +159,6 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
             await _refuse_version(send)
             return
 
-        closing = False
         ending = False
         ended = anyio.Event()
 
@@ -176,29 +173,18 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
                 await ended.wait()
             return message
 
-        async def passed_on(message: dict[str, Any]) -> None:
-            nonlocal closing
-            if closing:
-                return
-            try:
-                await send(message)
-            except trio.BusyResourceError:
-                # Hypercorn 0.18's reader has met bytes that are not HTTP and is closing this
-                # connection: nobody will read the message, or those that follow.
-                closing = True
-
         async def controlled_send(message: dict[str, Any]) -> None:
             body = scope.get(_KEY)
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
             if not last:
-                await passed_on(message)
+                await send(message)
                 return
             if body is not None:
                 await body.linger()
             nonlocal ending
             ending = True
             try:
-                await passed_on(message)
+                await send(message)
             finally:
                 ended.set()
 

@@ -19,6 +19,7 @@ from hypercorn.config import Config as HypercornConfig
 
 from mesh.config import join_host
 from mesh.errors import ConfigError
+from mesh.server import connections
 from mesh.server.app import Asgi
 from mesh.server.descriptors import hush
 
@@ -74,6 +75,7 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then let requests under way end for up to `grace` seconds."""
     hush()
+    connections.install()
     port = listener.getsockname()[1]
     config = _config(listener, grace)
     served = anyio.Event()

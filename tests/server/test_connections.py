@@ -77,3 +77,18 @@ def test_http_2_is_refused_without_taking_an_answer_into_memory(node: NodeProces
     assert node.peak_bytes() - before < BIG // 2
     assert node.stop() == 0
     assert "Traceback" not in node.log, node.log
+
+
+def test_clients_that_go_away_with_more_behind_a_request_leave_nothing(node: NodeProcess) -> None:
+    path = stored(node, 8 * 2**20)
+    descriptors = Path(f"/proc/{node.process.pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    for number in range(40):
+        with socket.create_connection(node.address) as client:
+            client.sendall(request + (b"surplus\r\n\r\n", b"GET / HTTP/1.1\r\n")[number % 2])
+            client.recv(100)
+    # Those that answered before are idle for up to ten seconds.
+    until(lambda: len(list(descriptors.iterdir())) <= before + 2)
+    assert node.stop() == 0
+    assert "Traceback" not in node.log, node.log
