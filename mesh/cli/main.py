@@ -271,7 +271,8 @@ def bench_command(context: typer.Context) -> None:
     """Measure what a mesh costs on this machine: reconcile, replicate, put, node, plot."""
     from mesh.cli.bench import bench_app
 
-    bench_app(context.args, prog_name="mesh bench", standalone_mode=False)
+    code = bench_app(context.args, prog_name="mesh bench", standalone_mode=False)
+    _ended(not code)
 
 
 store_app = typer.Typer(

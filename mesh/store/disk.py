@@ -119,9 +119,7 @@ class DiskStore:
         self._on_damage, self._on_rebuilt = on_damage, on_rebuilt
 
     async def open(self) -> str:
-        """Recover, and say in a line what was found and done."""
-        self._free = list(self._lanes)
-        self._waiting = anyio.Semaphore(len(self._lanes))
+        """Recover, and say in a line what was found and done; until then nothing can be read."""
         note = await self._write_lane(self._writer.open)
         self._now_is()
         if self._writer.in_memory and self._index is not None:
@@ -130,9 +128,9 @@ class DiskStore:
                 lane.close()
             writer = self._writer
             self._lanes = [(self._write_lane, ReadSide(self._files, None, lambda: writer.index))]
-            self._free, self._waiting = list(self._lanes), anyio.Semaphore(1)
         for lane, side in self._lanes:
             await lane(side.open)
+        self._free, self._waiting = list(self._lanes), anyio.Semaphore(len(self._lanes))
         return note
 
     def _now_is(self) -> None:
@@ -284,6 +282,8 @@ class DiskStore:
 
     async def _writing(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A method of the writer on its lane; once more if the index had to be rebuilt for it."""
+        if self._waiting is None:
+            raise StoreError("the store is not open")
         rebuilds = self._rebuilds
         try:
             return await self._write_lane(method, *args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -81,7 +82,8 @@ class Lane:
                 outcome.append(func(*args))
             except BaseException as error:  # noqa: BLE001 - carried over to the caller, whole
                 failure.append(error)
-            anyio.from_thread.run_sync(done.set, token=token)
+            with suppress(anyio.RunFinishedError):  # nobody waits any more
+                anyio.from_thread.run_sync(done.set, token=token)
 
         self._calls.put(call)
         with anyio.CancelScope(shield=True):
@@ -91,9 +93,11 @@ class Lane:
         return outcome[0]
 
     def close(self) -> None:
-        """End the thread when it has done what was asked before."""
+        """Have the thread end when it has done what was asked before.
+
+        It is not waited for: whoever asked for that may need the event loop, which is where we are.
+        """
         self._calls.put(None)
-        self._thread.join()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

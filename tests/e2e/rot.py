@@ -192,7 +192,7 @@ def node_of(name: str, directory: DataDirectory, network: MemoryNetwork) -> Node
     peers = tuple(f"{other}:7280" for other in NAMES if other != name)
     config = Config(peers=peers, interval_seconds=0.5, scrub_bytes_per_second=10**11)
 
-    def connect(address: Address, _ours: object) -> Replica:
+    def connect(address: Address, _ours: object, _sketches: object) -> Replica:
         wire = network.wire(f"http://{name}:7280", address.url)
         return NativePeer(wire, address.place, directory.node_id)
 

@@ -752,3 +752,20 @@ async def test_a_number_written_otherwise_is_not_a_segment(place: Place) -> None
     await place.keep([ONE])
     (place.root / "segments" / "000000002.seg").write_bytes(b"not ours")
     await place.holds(ONE)
+
+
+async def test_a_store_that_is_not_open_yet_says_so_and_makes_no_index(place: Place) -> None:
+    # A request may come while the log is being read; it must not take that for a broken index.
+    await place.keep([ONE])
+    place.index.unlink()
+    store = DiskStore(DiskFiles(place.root), place.index, lambda _: Inline(), Inline())
+    for asked in (
+        store.size(digest_of(ONE)),
+        store.tree(),
+        store.commit([Blob(digest_of(TWO), TWO)]),
+    ):
+        with pytest.raises(StoreError, match="not open"):
+            await asked
+    assert not place.index.exists()
+    await store.close()
+    await place.holds(ONE)
