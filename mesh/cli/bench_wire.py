@@ -54,10 +54,7 @@ def replicate_command(
     )
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as base:
         result = anyio.run(replicate, plan, Path(base))
-    if as_json:
-        print(msgspec.json.encode(result).decode())
-    else:
-        _show(_replicated(result))
+    _show(result, _replicated(result), as_json=as_json)
 
 
 def put_command(
@@ -69,10 +66,7 @@ def put_command(
     """Put many small files into a local node with `mesh put DIR`."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as base:
         result = anyio.run(put, count, parse_size(size), _backend(backend), Path(base))
-    if as_json:
-        print(msgspec.json.encode(result).decode())
-    else:
-        _show(_put(result))
+    _show(result, _put(result), as_json=as_json)
 
 
 def node_command(
@@ -84,10 +78,7 @@ def node_command(
     """Start a node with many blobs, and measure what it costs."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as base:
         result = anyio.run(node_cost, blobs, parse_size(size), _backend(backend), Path(base))
-    if as_json:
-        print(msgspec.json.encode(result).decode())
-    else:
-        _show(_cost(result))
+    _show(result, _cost(result), as_json=as_json)
 
 
 def plot_command(
@@ -116,7 +107,10 @@ def _backend(name: str) -> str:
     return name
 
 
-def _show(rows: list[tuple[str, str]]) -> None:
+def _show(result: msgspec.Struct, rows: list[tuple[str, str]], *, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(result).decode())
+        return
     table = Table("what", "measured")
     for row in rows:
         table.add_row(*row)
