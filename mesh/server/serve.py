@@ -32,7 +32,7 @@ _KEEP_ALIVE = 10.0
 _STUCK_MILLISECONDS = 60_000
 
 # Beyond the deadline of a stop, for requests whose connections have been cut to end by themselves.
-_LAST_WORDS = 5.0
+_LAST_WORDS = 1.0
 
 _BACKLOG = 512
 _HEADERS_BYTES = 32 * 1024  # request line and headers: ours have some hundred bytes
