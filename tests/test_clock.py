@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # All that these modules offer but what is monotonic, or only turns one form into another.
 CLOCKS = {"time", "datetime"}
-MONOTONIC = {"monotonic", "monotonic_ns", "perf_counter"}
+MONOTONIC = {"monotonic", "monotonic_ns", "perf_counter", "process_time"}
 
 # Files that may, each for its reason: what they show or keep is for people, and decides nothing.
 ALLOWED: dict[str, str] = {

@@ -23,6 +23,10 @@ from mesh.store.offload import Offload
 _AT_ONCE = 256
 _WAITED_FOR = 16_384
 
+# Making a sketch anew takes half a microsecond a digest, so it is cheaper than bringing one up to
+# date when more than this share has changed: as while an empty node is being filled.
+_ANEW = 1 / 20
+
 _BATCH = 16_384  # digests that are taken out of the tree at a time: 512 KiB
 
 
@@ -75,9 +79,10 @@ class Sketcher:
         """Bring the sketch in step with the tree as it is now, however much that is."""
         async with self._lock:
             tree, moment = self._keeper.known(), self._moment
-            if moment is None:
+            changed = abs(len(tree) - len(moment.tree)) if moment is not None else 0
+            if moment is None or changed > max(_AT_ONCE, len(tree) * _ANEW):
                 self._moment = await self.work(self._made, tree)
-            elif abs(len(tree) - len(moment.tree)) <= _AT_ONCE:
+            elif changed <= _AT_ONCE:
                 self._moment = _changed(moment, tree)
             else:
                 self._moment = await self.work(_changed, moment, tree)

@@ -30,6 +30,9 @@ class Kind(IntEnum):
     LATER = 4  # it has it, but this answer is long enough: ask again
 
 
+_KINDS = tuple(Kind)  # by their numbers; calling Kind costs more than all else of a frame
+
+
 class Frame(NamedTuple):
     """One frame; `data` is empty but for BLOB."""
 
@@ -78,7 +81,7 @@ class FrameReader:
                 self.ended = True
             else:
                 data = bytes(memoryview(buffer)[at : at + body])
-                frames.append(Frame(Kind(kind), Digest(digest), length, data))
+                frames.append(Frame(_KINDS[kind], Digest(digest), length, data))
                 self._seen += 1
             at += body
         del buffer[:at]
