@@ -19,6 +19,9 @@ from mesh.transport.client import NodeClient, node_client
 _ROUNDS = 200  # with an equal peer: enough for CPU time that is counted in steps of 10 ms
 _PUTS = 50
 
+_LOOK = 0.5  # seconds over which a node is looked at
+_IDLE = 0.1  # seconds of CPU a second that count as nothing to do
+
 
 class NodeCost(msgspec.Struct, frozen=True, kw_only=True):
     """Times in seconds from the start of the process; CPU in seconds.
@@ -53,6 +56,7 @@ async def node_cost(blobs: int, size: int, backend: str, base: Path) -> NodeCost
                 if status.blobs != blobs:
                     raise MeshError(f"the node has {status.blobs} blobs instead of {blobs}")
                 resident = one.resident_bytes()
+                await _quiet(one, other)
                 rounds = await _rounds(client, one, other)
                 puts = await _puts(client, one)
     return NodeCost(
@@ -76,6 +80,14 @@ async def _served(client: NodeClient, digest: Digest, began: float) -> float:
             return time.perf_counter() - began
         except PeerError:
             await anyio.sleep(0.01)  # its socket listens before its store is open
+
+
+async def _quiet(*nodes: NodeProcess) -> None:
+    """Wait until nodes have nothing left to do by themselves: a sketch is made after the tree."""
+    before = -1.0
+    while (now := sum(each.cpu_seconds() for each in nodes)) - before > _IDLE * _LOOK:
+        before = now
+        await anyio.sleep(_LOOK)
 
 
 async def _rounds(client: NodeClient, one: NodeProcess, other: NodeProcess) -> float:

@@ -40,6 +40,7 @@ from mesh.store.pieces import PIECE
 from mesh.store.reading import Hashing, LargeFile, ReadSide, Rotten
 from mesh.store.readonly import room_of, tried
 from mesh.store.scrubbing import Scrubbing
+from mesh.store.segments import SEGMENT_MAX
 from mesh.store.writing import Writer
 
 log = logging.getLogger("mesh")
@@ -65,16 +66,18 @@ class DiskStore:
         lane: Callable[[str], Offload],
         work: Offload,
         now: Callable[[], float] = time.time,
+        segment_bytes: int = SEGMENT_MAX,
     ) -> None:
         """`index`: SQLite's file, None to keep it in memory (then there is one lane for all).
 
         `lane` makes a thread by name; `work` runs hashing and large blobs; `now` is the wall
-        clock, which dates what is wanted and decides nothing.
+        clock, which dates what is wanted and decides nothing. `segment_bytes`: a segment that has
+        so many is followed by another one.
         """
         self._files = files
         self._index = index
         self._work = work
-        self._writer = writer = Writer(files, index, now)
+        self._writer = writer = Writer(files, index, now, segment_bytes)
         self._write_lane = lane("store-write")
 
         def side() -> ReadSide:

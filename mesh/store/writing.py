@@ -32,8 +32,15 @@ _NAMED = 100
 class Writer:
     """All that is done on the writer's lane."""
 
-    def __init__(self, files: Files, index: Path | None, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        files: Files,
+        index: Path | None,
+        now: Callable[[], float],
+        segment_bytes: int = SEGMENT_MAX,
+    ) -> None:
         self._files = files
+        self._most = segment_bytes
         self._path = index
         self._now = now
         self.index: Index | None = None
@@ -177,15 +184,17 @@ class Writer:
             told = [d for d in damages if d.digest in rows or not index.is_wanted(d.digest)]
             found = judged(self._files, rows, told, self._now())
             records = [each.record for each in found if each.record is not None]
-            written = self._log(records) if records else []
-            number = self._segment.number if self._segment is not None else 0
+            state = index.state()
+            written: list[Record] = []
+            number, end = state.segment, state.offset
+            if records:
+                segment, written = self._log(records)
+                number, end = segment.number, segment.size
             new = [Row(r.digest, number, r.offset, r.size) for r in written if r.kind != LOST]
             new += [each.moved for each in found if each.moved is not None]
             gone = [each.gone for each in found if each.gone is not None]
             wanted = [each.wanted for each in found if each.wanted is not None]
-            state = index.state()
-            mark = (number, self._segment.size) if written and self._segment else state[:2]
-            index.change(new, gone, wanted, *mark)
+            index.change(new, gone, wanted, number, end)
             known = {row.digest for row in index.find([each.digest for each in damages])}
         self._count()
         return [each.digest for each in damages if each.digest not in known]
@@ -194,25 +203,27 @@ class Writer:
         staged = [item for item in items if isinstance(item, StagedFile)]
         try:
             publish(self._files, staged, self._settled)
-            records = self._log([_record(item) for item in items])
+            segment, records = self._log([_record(item) for item in items])
         except OSError:
             withdraw(self._files, staged)
             raise
-        segment = self._current()
         rows = [Row(each.digest, segment.number, each.offset, each.size) for each in records]
         self._opened.add(rows, segment.number, segment.size)
 
-    def _log(self, records: Sequence[tuple[int, Digest, int, bytes]]) -> list[Record]:
+    def _log(
+        self, records: Sequence[tuple[int, Digest, int, bytes]]
+    ) -> tuple[SegmentWriter, list[Record]]:
+        """Append and sync; the segment that has them, which may be full now, and where they are."""
         segment = self._current()
         # Sealed until it has proved itself: neither the tail of a failed append nor a second
         # fsync of the same file can be trusted.
         self._segment = None
         written = segment.append(records)
         self._segment = segment
-        return written
+        return segment, written
 
     def _current(self) -> SegmentWriter:
-        if self._segment is not None and self._segment.size >= SEGMENT_MAX:
+        if self._segment is not None and self._segment.size >= self._most:
             full, self._segment = self._segment, None
             full.close()
         while self._segment is None:
