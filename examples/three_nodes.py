@@ -225,26 +225,26 @@ def run(directory: Path | None, backend: str, base: Path) -> None:
 
 
 def main() -> int:
-    """0 when all is well, 1 saying what is wrong."""
+    """0 when all is well, 1 saying what is wrong, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("directory", type=Path, nargs="?", help="default: the standard library")
     parser.add_argument("--backend", choices=("asyncio", "trio"), default="asyncio")
     options = parser.parse_args()
     if options.directory is not None and not options.directory.is_dir():
         parser.error(f"{options.directory} is not a directory")
+    code = 0
     with tempfile.TemporaryDirectory(prefix="mesh-three-nodes-") as base:
         try:
             run(options.directory, options.backend, Path(base))
         except* KeyboardInterrupt:
-            return 130
+            code = 130
         except* (Failed, MeshError) as errors:
             first: BaseException = errors
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
             print(f"three_nodes: {first}", file=sys.stderr)
-        else:
-            return 0
-    return 1
+            code = 1
+    return code
 
 
 if __name__ == "__main__":
