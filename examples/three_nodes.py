@@ -31,7 +31,7 @@ from rich.table import Table
 from mesh.config import parse_peer
 from mesh.core.digest import Digest, digest_of, parse_digest
 from mesh.errors import MeshError
-from mesh.node import Status
+from mesh.status import Status
 from mesh.transport.client import NodeClient, node_client
 from mesh.wire.frames import Kind
 

@@ -27,7 +27,7 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     """The public names, loaded when first asked for: a command need not load them all."""
     if name == "__version__":
-        return import_module("mesh.node").package_version()
+        return import_module("mesh.version").package_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'mesh' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

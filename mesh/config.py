@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import ConfigError, printable
 
 DEFAULT_PORT = 7280

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
-from importlib.metadata import PackageNotFoundError, version
 from random import Random
 
 import anyio
@@ -14,10 +13,9 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
-from mesh.actors.disk import StoreStatus
 from mesh.actors.fetcher import Fetcher, Source
 from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.peer import Host, Peer, PeerStatus, RoundStats
+from mesh.actors.peer import Host, Peer
 from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits
@@ -29,9 +27,11 @@ from mesh.config import Address, Config
 from mesh.core.digest import Digest
 from mesh.core.tree import Tree
 from mesh.errors import InputError, one_line
+from mesh.offload import Offload
+from mesh.status import RoundStats, Status, WaitReport, WantedStatus
 from mesh.store.base import BlobStore
-from mesh.store.offload import Offload
 from mesh.transport.base import Replica, Sketches
+from mesh.version import package_version
 from mesh.wire.messages import Hello
 
 log = logging.getLogger("mesh")
@@ -42,58 +42,12 @@ _WAIT_FIRST = 0.05
 _WAIT_CAP = 1.0
 
 
-def package_version() -> str:
-    """The version that is installed; "unknown" in a checkout that is not."""
-    try:
-        return version("blob-mesh")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 class Identity(msgspec.Struct, frozen=True):
     """Who a node is: the id of its data directory, the id of this run, and its name."""
 
     node_id: bytes
     instance: bytes
     name: str
-
-
-class WantedStatus(msgspec.Struct, frozen=True):
-    """A blob that was found damaged and is not back yet; `since` in seconds since 1970."""
-
-    digest: str
-    reason: str
-    since: float
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /v1/status`. `root` is null while the tree is being built.
-
-    `wanted` has the first hundred of the `wanted_blobs`.
-    """
-
-    node_id: str
-    name: str
-    version: str
-    state: str
-    root: str | None
-    blobs: int
-    bytes: int
-    uptime_seconds: float
-    wanted_blobs: int = 0
-    wanted: list[WantedStatus] = []
-    store: StoreStatus
-    peers: list[PeerStatus]
-
-
-class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one peer stands in a `wait`; `level` is final."""
-
-    peer: str
-    level: bool
-    missing_here: int | None = None
-    missing_there: int | None = None
-    error: str | None = None
 
 
 class Node:

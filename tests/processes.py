@@ -28,11 +28,11 @@ import anyio
 
 from mesh.cli.main import main
 from mesh.core.digest import digest_of
+from mesh.offload import Lane, Threads
 from mesh.store.base import Blob
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Lane, Threads
 
 READY = re.compile(r"listening on (http://\S+),")
 

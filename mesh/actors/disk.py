@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable
 
 import anyio
-import msgspec
 
 from mesh.core.condition import OK, Condition, judged, reserve_of
 from mesh.core.digest import Digest
 from mesh.core.partial import Shelf
 from mesh.errors import Full, ReadOnly, StoreError, TooLarge, one_line, printable
+from mesh.status import StoreStatus
 from mesh.store.base import BlobStore, Room
 
 log = logging.getLogger("mesh")
@@ -27,20 +27,6 @@ _LOOK = 5.0
 # And at one that is not: whoever has made room waits no longer than this. Such a look also writes
 # 4 KiB, to see whether that works again.
 _LOOK_AGAIN = 1.0
-
-
-class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The store in `status`: ok, full, read-only or failing, and why. Sizes in bytes.
-
-    `partial_*`: large blobs of which a part has come.
-    """
-
-    state: str
-    reason: str
-    free_bytes: int | None
-    reserve_bytes: int | None
-    partial_blobs: int
-    partial_bytes: int
 
 
 class DiskWatch:

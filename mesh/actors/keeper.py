@@ -15,8 +15,8 @@ from anyio import create_memory_object_stream, create_task_group
 from mesh.actors.actor import Reply
 from mesh.actors.disk import DiskWatch
 from mesh.actors.lies import Lies
+from mesh.core.claims import Claims
 from mesh.core.digest import Digest
-from mesh.core.plan import Claims
 from mesh.core.tree import Tree
 from mesh.errors import StoreError, one_line
 from mesh.store.base import BlobStore, Damage, Item

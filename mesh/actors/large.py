@@ -9,8 +9,8 @@ import anyio
 from mesh.actors.keeper import Holder, Keeper
 from mesh.actors.transfer import take_large
 from mesh.core.digest import Digest
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import SAVE_BYTES, SAVE_SECONDS, Tries
-from mesh.core.plan import LARGE_BLOB
 from mesh.errors import Misbehaved, Refused, Stalled, Unreachable
 from mesh.store.base import Item, Resumed
 from mesh.transport.base import Replica

@@ -19,10 +19,11 @@ from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
 from mesh.config import Address
+from mesh.core.claims import LEASE
 from mesh.core.digest import Digest
-from mesh.core.plan import LEASE
 from mesh.core.tree import Tree
 from mesh.errors import MeshError, PeerError, Refused, one_line, printable
+from mesh.status import PeerStatus, RoundStats
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.messages import Hello
 
@@ -39,49 +40,6 @@ _SILENT_INTERVALS = 3
 # Seconds that other peers have for what a failed one had claimed, before it is tried again: their
 # rounds begin within one.
 _HEAD_START = 5.0
-
-
-class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round did, as `sync` prints it. Counts of blobs, sizes in bytes."""
-
-    peer: str
-    state: str
-    proven: bool = False
-    fetched: int = 0
-    fetched_bytes: int = 0
-    sent: int = 0
-    sent_bytes: int = 0
-    failed: int = 0
-    over_limit: int = 0
-    refusal: str = ""
-    missing_here: int = 0
-    missing_there: int = 0
-    baseline_there: int = 0
-    seconds: float = 0.0
-    error: str | None = None
-
-
-class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer in `status`. `missing_*` are null until a round has compared."""
-
-    name: str
-    url: str
-    state: str
-    in_sync: bool
-    node_id: str | None
-    root: str | None
-    blobs: int | None
-    missing_here: int | None
-    missing_there: int | None
-    last_success_seconds_ago: float | None
-    last_error: str | None
-    failures: int
-    rounds: int
-    fetched_blobs: int
-    fetched_bytes: int
-    sent_blobs: int
-    sent_bytes: int
-    over_limit: int
 
 
 @dataclass(frozen=True)

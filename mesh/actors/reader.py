@@ -8,7 +8,7 @@ from contextlib import aclosing
 from mesh.actors.fetcher import Fetcher
 from mesh.actors.keeper import Keeper
 from mesh.core.digest import Digest
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import Corrupt
 
 # How often one read begins again after damage. A disk that fails each first read would otherwise

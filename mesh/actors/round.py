@@ -24,7 +24,7 @@ from mesh.core.digest import Digest
 from mesh.core.reconcile import Difference, OnlyHere
 from mesh.core.tree import Tree
 from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, one_line
-from mesh.store.offload import Offload
+from mesh.offload import Offload
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.frames import Frame, Kind
 from mesh.wire.messages import Hello

@@ -14,6 +14,7 @@ import msgspec
 
 from mesh.core.scrub import Pass, Saved, Scrub, Stepped
 from mesh.errors import StoreError, one_line
+from mesh.status import ScrubStatus
 from mesh.store.base import BlobStore, Cursor
 
 log = logging.getLogger("mesh")
@@ -24,22 +25,6 @@ _NOTE = "scrub"
 # transaction. While it waits for the next pass an hour is close enough.
 _SAVE = 60.0
 _SAVE_IDLE = 3600.0
-
-
-class ScrubStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /v1/scrub`. `state`: starting, waiting, running or paused; sizes in bytes.
-
-    `now` is the pass under way, or the last one; `next_seconds` is null unless it waits.
-    """
-
-    state: str
-    passes: int
-    blobs: int
-    bytes: int
-    bytes_per_second: float
-    next_seconds: float | None
-    now: Pass
-    before: Pass | None
 
 
 class Scrubber:

@@ -12,10 +12,10 @@ import anyio
 
 from mesh.actors.keeper import Keeper
 from mesh.core.digest import Digest
-from mesh.core.overlay import changes, in_batches
 from mesh.core.shortcut import Moment
 from mesh.core.tree import Tree
-from mesh.store.offload import Offload
+from mesh.core.tree.overlay import changes, in_batches
+from mesh.offload import Offload
 
 # Changes since the last moment, about 10 µs each: so many are made on the event loop at once, a
 # few milliseconds' worth; so many are waited for, a fifth of a second's on a thread. With more,

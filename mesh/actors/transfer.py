@@ -10,10 +10,10 @@ import msgspec
 
 from mesh.actors.keeper import Holder, Keeper
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import Misbehaved, Refused, StoreError, one_line
+from mesh.offload import Offload
 from mesh.store.base import Blob, Entry
-from mesh.store.offload import Offload
 from mesh.transport.base import Offered, Replica
 from mesh.wire.frames import Frame, Kind, end, frame
 from mesh.wire.messages import Hello

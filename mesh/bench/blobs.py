@@ -9,12 +9,12 @@ from pathlib import Path
 from random import Random
 
 from mesh.core.digest import digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
+from mesh.offload import Lane, Threads
 from mesh.store.base import Blob, Item
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Lane, Threads
 
 _BATCH_BYTES = 8 * 1024 * 1024
 _BATCH_BLOBS = 4000

@@ -8,12 +8,11 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from mesh.actors.peer import RoundStats
 from mesh.bench.blobs import copy, fill, random_blobs
 from mesh.bench.processes import NodeProcess, node, ready
 from mesh.core.digest import Digest, digest_of
 from mesh.errors import MeshError, PeerError
-from mesh.node import Status
+from mesh.status import RoundStats, Status
 from mesh.transport.client import NodeClient, node_client
 
 _ROUNDS = 200  # with an equal peer: enough for CPU time that is counted in steps of 10 ms

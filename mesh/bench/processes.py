@@ -15,7 +15,7 @@ import anyio
 
 from mesh.config import Address, parse_peer
 from mesh.errors import Unreachable
-from mesh.node import Status
+from mesh.status import Status
 from mesh.transport.client import NodeClient
 
 _LISTENING = re.compile(r"listening on (\S+),")

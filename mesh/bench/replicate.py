@@ -11,15 +11,14 @@ import anyio
 import msgspec
 from anyio import create_task_group
 
-from mesh.actors.peer import RoundStats
 from mesh.bench.blobs import as_files, copy, file_blobs, fill, random_blobs
 from mesh.bench.processes import NodeProcess, node, ready
 from mesh.bench.relay import relay
 from mesh.bench.rivals import available, race
 from mesh.core.digest import Digest, parse_digest
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import MeshError
-from mesh.node import Status
+from mesh.status import RoundStats, Status
 from mesh.transport.client import NodeClient, node_client
 
 _PROBES = 1000  # blobs that the probe asks for in turn

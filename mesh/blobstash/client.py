@@ -16,7 +16,7 @@ from mesh.blobstash.tree import LeafState, State, StateTree
 from mesh.core.digest import Digest, parse_digest
 from mesh.core.tree import Tree
 from mesh.errors import InputError, MeshError, Refused
-from mesh.store.offload import Offload
+from mesh.offload import Offload
 
 # Blobs on their way at a time. A request for each is what the protocol has; more than this only
 # makes them wait for each other on the server's side.

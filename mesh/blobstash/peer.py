@@ -16,11 +16,11 @@ from mesh.blobstash.compare import differences, diverging
 from mesh.blobstash.remote import Remote
 from mesh.blobstash.tree import State, StateTree
 from mesh.core.digest import Digest
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.reconcile import Difference, OnlyHere, Surplus
 from mesh.core.tree import Tree
 from mesh.errors import MeshError, Misbehaved, PeerError, Refused, one_line
-from mesh.store.offload import Offload
+from mesh.offload import Offload
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed
 from mesh.wire.frames import Frame, FrameReader, Kind
 from mesh.wire.messages import Hello

@@ -12,7 +12,7 @@ from mesh.blobstash.tree import PREFIXES, LeafState, State, StateTree
 from mesh.core.digest import Digest
 from mesh.core.tree import Tree
 from mesh.errors import InputError
-from mesh.store.offload import Offload
+from mesh.offload import Offload
 
 # Digests of a listing that become one chunk: 67 bytes each in JSON, so 270 kB.
 _CHUNK = 4096

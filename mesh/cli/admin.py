@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mesh.actors.peer import PeerStatus, RoundStats
-from mesh.actors.scrubber import ScrubStatus
 from mesh.config import Address
 from mesh.errors import InputError, printable
-from mesh.node import Status, WaitReport
+from mesh.status import PeerStatus, RoundStats, ScrubStatus, Status, WaitReport
 from mesh.transport.client import NodeClient, node_client
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

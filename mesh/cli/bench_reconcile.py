@@ -24,8 +24,8 @@ from mesh.config import Config
 from mesh.core.digest import Digest
 from mesh.core.tree import Tree
 from mesh.errors import InputError
+from mesh.offload import Inline
 from mesh.store.memory import MemoryStore
-from mesh.store.offload import Inline
 from mesh.transport.memory import MemoryNetwork
 from mesh.transport.native import NativePeer
 from mesh.wire.messages import Hello

@@ -16,10 +16,10 @@ from mesh.blobstash.remote import Remote
 from mesh.config import Address, Config, parse_peer, read_keys
 from mesh.core.digest import Digest, parse_digest
 from mesh.core.tree import Tree
+from mesh.offload import Lane, Threads
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Lane, Threads
 from mesh.transport.client import NodeClient, node_client
 from mesh.transport.http import Http, credentials, new_client
 

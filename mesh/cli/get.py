@@ -12,8 +12,8 @@ from typing import IO
 from mesh.cli.restore import CannotRestore, Restorer
 from mesh.config import Address
 from mesh.core.digest import Digest, new_hasher
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.manifest import MAX_BYTES, File, decode
-from mesh.core.plan import LARGE_BLOB
 from mesh.errors import Corrupt, InputError, MeshError, one_line
 from mesh.transport.client import NodeClient, node_client
 from mesh.wire.frames import Frame, Kind

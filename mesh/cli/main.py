@@ -28,7 +28,7 @@ from mesh.config import (
 )
 from mesh.core.digest import parse_digest, parse_prefix
 from mesh.errors import ConfigError, InputError, MeshError, one_line
-from mesh.node import package_version
+from mesh.version import package_version
 
 
 class ScrubOrder(StrEnum):

@@ -17,7 +17,7 @@ from mesh.cli.walk import (
     walk,
 )
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 
 # One request's worth of small files: enough that the request's own cost (some ms) vanishes.
 _GROUP_FILES = 1000

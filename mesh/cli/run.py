@@ -26,13 +26,13 @@ from mesh.config import Address, Config, redacted
 from mesh.core.tree import Tree
 from mesh.errors import ConfigError, StoreError, printable
 from mesh.node import Identity, Node
+from mesh.offload import Lane, Threads
 from mesh.server.app import create_app
 from mesh.server.descriptors import raise_limit
 from mesh.server.serve import bind, serve, url_of
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Lane, Threads
 from mesh.transport.base import Replica, Sketches
 from mesh.transport.http import Http, HttpWire, credentials, new_client
 from mesh.transport.native import NativePeer

@@ -11,10 +11,10 @@ import msgspec
 
 from mesh.cli.admin import size_text
 from mesh.errors import ConfigError
-from mesh.store import verify
+from mesh.store.care import verify
 from mesh.store.directory import DataDirectory
 from mesh.store.files import DiskFiles
-from mesh.store.rebuild import rebuild as rebuild_index
+from mesh.store.log.rebuild import rebuild as rebuild_index
 
 
 def check(data: Path, *, read_data: bool) -> bool:

@@ -20,9 +20,9 @@ from msgspec import Meta
 
 from mesh.core.cells import CELL, MAX_CELLS, PREFIX
 from mesh.core.digest import Digest, split_digests
-from mesh.core.overlay import overlaid, starting
 from mesh.core.reconcile import Difference, Named
 from mesh.core.tree import Bucket, Tree
+from mesh.core.tree.overlay import overlaid, starting
 from mesh.errors import Misbehaved
 
 if TYPE_CHECKING:

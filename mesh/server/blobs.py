@@ -11,7 +11,7 @@ from quart import Quart, Response, request
 
 from mesh.actors.transfer import Intake, Tally
 from mesh.core.digest import Digest, parse_digest, parse_prefix
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import InputError, Misbehaved
 from mesh.node import Node
 from mesh.server.answers import json, page_limit, problem

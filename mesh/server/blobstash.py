@@ -19,7 +19,7 @@ from mesh.blobstash.stats import SyncStats, go_duration
 from mesh.blobstash.sync import Sync
 from mesh.config import Address, parse_peer
 from mesh.core.digest import Digest, parse_digest
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import ConfigError, InputError, PeerError, Refused, one_line
 from mesh.node import Node
 from mesh.server.answers import page_limit, problem

@@ -20,6 +20,7 @@ from mesh.core.digest import Digest
 from mesh.core.partial import Kept, Source
 from mesh.core.tree import Tree, prefix_range
 from mesh.errors import StoreError
+from mesh.offload import Offload
 from mesh.store.base import (
     Cursor,
     Damage,
@@ -30,18 +31,17 @@ from mesh.store.base import (
     Totals,
     Wants,
 )
+from mesh.store.care.readonly import room_of, tried
+from mesh.store.care.scrubbing import Scrubbing
 from mesh.store.faults import IndexDamaged
 from mesh.store.files import Files
-from mesh.store.index import Row
-from mesh.store.large import LargeIncoming
-from mesh.store.offload import Offload
-from mesh.store.partial import PartialFile, Partials
-from mesh.store.pieces import PIECE
+from mesh.store.large.partial import PartialFile, Partials
+from mesh.store.large.pieces import PIECE
+from mesh.store.large.staged import LargeIncoming
+from mesh.store.log.index import Row
+from mesh.store.log.segments import SEGMENT_MAX
+from mesh.store.log.writing import Writer
 from mesh.store.reading import Hashing, LargeFile, ReadSide, Rotten
-from mesh.store.readonly import room_of, tried
-from mesh.store.scrubbing import Scrubbing
-from mesh.store.segments import SEGMENT_MAX
-from mesh.store.writing import Writer
 
 log = logging.getLogger("mesh")
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import anyio.lowlevel
 
 from mesh.core.digest import Digest, digest_of
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import Evidence, Kept, Progress, Source
-from mesh.core.plan import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import (

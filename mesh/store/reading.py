@@ -11,17 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mesh.core.digest import Digest, digest_of, new_hasher
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import RECORD, WHOLE, Damage, Entry
 from mesh.store.faults import IndexDamaged, means_damage, translated
 from mesh.store.files import Files, Reader
-from mesh.store.index import Index, Row
-from mesh.store.large import write_sums
-from mesh.store.pieces import PIECE, Sums, decode_sums, encode_sums, piece_sum, sum_at, sums_name
-from mesh.store.recovery import large_name
-from mesh.store.segments import (
+from mesh.store.large.pieces import (
+    PIECE,
+    Sums,
+    decode_sums,
+    encode_sums,
+    piece_sum,
+    sum_at,
+    sums_name,
+)
+from mesh.store.large.staged import write_sums
+from mesh.store.log.index import Index, Row
+from mesh.store.log.recovery import large_name
+from mesh.store.log.segments import (
     BLOB,
     LARGE,
     RECORD_HEADER,

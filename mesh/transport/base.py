@@ -19,7 +19,7 @@ from mesh.core.digest import Digest
 from mesh.core.reconcile import Difference
 from mesh.core.shortcut import Moment
 from mesh.core.tree import Tree
-from mesh.store.offload import Offload
+from mesh.offload import Offload
 from mesh.wire.frames import Frame
 from mesh.wire.messages import Hello
 

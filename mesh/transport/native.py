@@ -14,7 +14,7 @@ from mesh.core.reconcile import FULL_HASH, SHORT_HASH, Answer, Descent, Differen
 from mesh.core.shortcut import Found, Moment, MoreCells, Question, Shortcut
 from mesh.core.tree import Tree
 from mesh.errors import InputError, Misbehaved, Refused
-from mesh.store.offload import Inline
+from mesh.offload import Inline
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed, Sketches, Wire
 from mesh.transport.pace import CALL, GREETING, Paced, Pulse, begun, within
 from mesh.wire.frames import Frame, FrameReader

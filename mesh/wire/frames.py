@@ -11,7 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from mesh.core.digest import Digest
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import Misbehaved, Unreachable
 
 _HEADER = Struct(">B32sQ")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from mesh.actors.peer import RoundStats
 from mesh.core.digest import digest_of
+from mesh.status import RoundStats
 from mesh.store.base import Blob
 from mesh.store.memory import MemoryStore
 from tests.actors.world import HOUR, Member, Slow, Tap, World, a_world, blobs, filled, large

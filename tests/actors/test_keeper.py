@@ -12,8 +12,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mesh.actors.actor import supervise
 from mesh.actors.keeper import CLIENT, Holder, Keeper
+from mesh.core.claims import LEASE, MAX_CLAIMS, PENALTY
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LEASE, MAX_CLAIMS, PENALTY
 from mesh.core.tree import Tree
 from mesh.errors import Full, StoreError
 from mesh.store.base import Blob, Item

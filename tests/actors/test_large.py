@@ -10,11 +10,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mesh.actors.peer import RoundStats
+from mesh.core.claims import PENALTY
 from mesh.core.digest import digest_of
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import FRUITLESS, PROGRESS
-from mesh.core.plan import LARGE_BLOB, PENALTY
 from mesh.errors import InputError, Refused, Unreachable
+from mesh.status import RoundStats
 from mesh.store.memory import MemoryStore
 from mesh.wire.messages import PushReply, decode
 from tests.actors.world import (

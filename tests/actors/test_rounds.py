@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from mesh.actors.peer import RoundStats
+from mesh.core.claims import PENALTY
 from mesh.core.digest import Digest, digest_of, split_digests
-from mesh.core.plan import LARGE_BLOB, PENALTY
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.reconcile import Answer, Ask, Forked, Listed
 from mesh.core.tree import LEAF_MAX, Tree
 from mesh.errors import Full, Refused
+from mesh.status import RoundStats
 from mesh.store.base import Item, Room
 from mesh.store.memory import MemoryStore
 from mesh.wire.frames import FrameReader, Kind, end, frame

@@ -17,9 +17,9 @@ from mesh.core.digest import digest_of
 from mesh.core.schedule import BACKOFF_BASE, BACKOFF_CAP, FIRST_WITHIN, HINT_SPACING, JITTER
 from mesh.errors import MeshError, StoreError
 from mesh.node import Identity, Node
+from mesh.offload import Inline
 from mesh.store.base import Blob
 from mesh.store.memory import MemoryStore
-from mesh.store.offload import Inline
 from mesh.transport.pace import CALL, SILENCE
 from mesh.wire.frames import Kind, end, frame
 from tests.actors.world import (

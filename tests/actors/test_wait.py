@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mesh.node import WaitReport
+from mesh.status import WaitReport
 from tests.actors.world import (
     HOUR,
     Member,

@@ -22,16 +22,16 @@ from typing import Any
 
 import trio
 
-from mesh.actors.peer import PeerStatus
 from mesh.config import Address, Config
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import PeerError, Refused, Unreachable
 from mesh.node import Identity, Node
+from mesh.offload import Inline
+from mesh.status import PeerStatus
 from mesh.store.base import Blob, BlobStore, Item
 from mesh.store.memory import MemoryStore
-from mesh.store.offload import Inline
 from mesh.transport.base import Replica, Sketches, Wire
 from mesh.transport.memory import Handler, MemoryNetwork, MemoryWire, Traffic
 from mesh.transport.native import NativePeer

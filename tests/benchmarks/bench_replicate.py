@@ -22,11 +22,11 @@ import anyio
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mesh.core.digest import digest_of
+from mesh.offload import Lane, Threads
 from mesh.store.base import Blob
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Lane, Threads
 from tests.processes import nodes, until
 
 MIB = 1024 * 1024

@@ -16,10 +16,10 @@ from pathlib import Path
 import anyio
 
 from mesh.core.digest import digest_of
+from mesh.offload import Inline
 from mesh.store.base import Blob, Cursor
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Inline
 
 LARGE_MIB = 256
 

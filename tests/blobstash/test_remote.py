@@ -19,7 +19,7 @@ from mesh.config import parse_peer
 from mesh.core.digest import digest_of, parse_digest
 from mesh.core.tree import Tree
 from mesh.errors import InputError, Misbehaved, PeerError, Refused, Unreachable
-from mesh.store.offload import Inline
+from mesh.offload import Inline
 from mesh.transport.http import Http, credentials, new_client
 from tests.blobstash.fake_server import KEY, FakeServer, hash_of, name_of
 from tests.blobstash.test_exchanges import (

@@ -11,10 +11,10 @@ from random import Random
 import pytest
 
 from mesh.core.digest import digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from tests.processes import mesh, nodes, until
 
-HEADER, SEGMENT_HEADER = 56, 40  # docstring of mesh/store/segments.py
+HEADER, SEGMENT_HEADER = 56, 40  # docstring of mesh/store/log/segments.py
 BLOBS = [b"blob %d " % number + Random(number).randbytes(200) for number in range(50)]
 LARGE = Random(50).randbytes(LARGE_BLOB + 1000)
 

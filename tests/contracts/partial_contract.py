@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from mesh.core.digest import digest_of
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import Kept, Piece
-from mesh.core.plan import LARGE_BLOB
 from mesh.store.base import BlobStore
 from tests.contracts.store_contract import Home, expect, opened
 

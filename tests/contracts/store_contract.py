@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import (

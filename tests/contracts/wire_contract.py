@@ -19,14 +19,14 @@ from anyio import create_task_group
 
 from mesh.config import Config
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.reconcile import Ask
 from mesh.core.shortcut import Found
 from mesh.errors import PeerError, Refused, StoreError, Unreachable
 from mesh.node import Identity, Node
+from mesh.offload import Inline
 from mesh.store.base import Blob, Entry, Item
 from mesh.store.memory import MemoryStore
-from mesh.store.offload import Inline
 from mesh.transport.base import Wire
 from mesh.wire.frames import Frame, FrameReader, Kind, end, frame
 from mesh.wire.messages import (

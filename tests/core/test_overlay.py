@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.core.overlay import changes, in_batches, overlaid, starting
 from mesh.core.tree import Bucket, Tree
+from mesh.core.tree.overlay import changes, in_batches, overlaid, starting
 from tests.oracles import blobs, cluster, digest_sets, oracle_bucket, quick, shuffled
 
 

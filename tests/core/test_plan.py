@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mesh.core.plan import LEASE, MAX_CLAIMS, MAX_PENALTIES, PENALTY, Claims
+from mesh.core.claims import LEASE, MAX_CLAIMS, MAX_PENALTIES, PENALTY, Claims
 from tests.oracles import blobs, quick
 
 A, B, C, D = blobs(0, 4)

@@ -18,15 +18,15 @@ import anyio
 
 from mesh.config import Address, Config
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import ConfigError
 from mesh.node import Identity, Node
+from mesh.offload import Lane, Threads
+from mesh.store.care.verify import Finding, check
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Lane, Threads
-from mesh.store.verify import Finding, check
 from mesh.transport.base import Replica
 from mesh.transport.memory import MemoryNetwork
 from mesh.transport.native import NativePeer

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from mesh.core.digest import digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from tests.processes import NodeProcess, nodes, until
 
 SMALL = Random(1).randbytes(3000)

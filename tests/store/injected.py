@@ -14,12 +14,12 @@ from pathlib import Path
 import anyio
 
 from mesh.core.digest import digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import Full, StoreError
+from mesh.offload import Inline
 from mesh.store.base import Blob
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Inline
 
 BLOBS = {"small": b"a small blob " * 20, "large": b"a large blob " * (LARGE_BLOB // 13 + 1)}
 

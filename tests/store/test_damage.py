@@ -14,19 +14,19 @@ from random import Random
 import pytest
 
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
+from mesh.offload import Inline
 from mesh.store.base import Blob, Cursor, Damage, Totals
-from mesh.store.discard import ASIDE_BYTES
+from mesh.store.care.discard import ASIDE_BYTES
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Inline
-from mesh.store.pieces import PIECE, Sums, decode_sums, encode_sums, piece_sum, sum_at
+from mesh.store.large.pieces import PIECE, Sums, decode_sums, encode_sums, piece_sum, sum_at
 
 pytestmark = pytest.mark.anyio
 
-HEADER, SEGMENT_HEADER = 56, 40  # docstring of mesh/store/segments.py
+HEADER, SEGMENT_HEADER = 56, 40  # docstring of mesh/store/log/segments.py
 ONE, TWO, THREE = b"one", b"two" * 10, b"three" * 100
 LARGE = Random(1).randbytes(LARGE_BLOB + 3 * PIECE + 7)
 NAME = digest_of(LARGE)

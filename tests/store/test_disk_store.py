@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from mesh.core.digest import digest_of
+from mesh.offload import Inline, Lane, Threads
 from mesh.store.base import Blob, BlobStore
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.offload import Inline, Lane, Threads
-from mesh.store.segments import SEGMENT_MAX
+from mesh.store.log.segments import SEGMENT_MAX
 from tests.contracts.partial_contract import PartialContract
 from tests.contracts.store_contract import StoreContract
 

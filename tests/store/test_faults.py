@@ -16,15 +16,15 @@ import anyio
 import pytest
 
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, Full, StoreError
+from mesh.offload import Inline
 from mesh.store.base import Damage, Totals
 from mesh.store.disk import DiskStore
 from mesh.store.files import Appender, Files
-from mesh.store.offload import Inline
-from mesh.store.recovery import large_name
-from mesh.store.segments import RECORD_HEADER, SEGMENT_HEADER, segment_name
+from mesh.store.log.recovery import large_name
+from mesh.store.log.segments import RECORD_HEADER, SEGMENT_HEADER, segment_name
 from tests.store.faulty import FaultyFiles, Killed, MemoryFiles
 
 pytestmark = pytest.mark.anyio

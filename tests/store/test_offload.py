@@ -8,7 +8,7 @@ import pytest
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
-from mesh.store.offload import Lane
+from mesh.offload import Lane
 
 pytestmark = pytest.mark.anyio
 

@@ -13,13 +13,13 @@ import anyio
 import pytest
 
 from mesh.core.digest import digest_of
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import Kept
-from mesh.core.plan import LARGE_BLOB
 from mesh.errors import Full, StoreError
+from mesh.offload import Inline
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles, Files
-from mesh.store.offload import Inline
-from mesh.store.recovery import large_name
+from mesh.store.log.recovery import large_name
 from tests.store.faulty import FaultyFiles, Killed, MemoryFiles
 
 pytestmark = pytest.mark.anyio

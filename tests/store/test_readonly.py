@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import Full, ReadOnly, StoreError
+from mesh.offload import Inline
+from mesh.store.care.readonly import index_in_memory
 from mesh.store.disk import DiskStore
-from mesh.store.offload import Inline
-from mesh.store.readonly import index_in_memory
 from tests.store.faulty import MemoryFiles
 from tests.store.test_faults import AFTER, BEFORE, LATER, SMALL, Ledger, opened
 

@@ -18,17 +18,17 @@ import anyio
 import pytest
 
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
+from mesh.offload import Inline, Lane, Threads
 from mesh.store.base import Blob, Totals
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles, Listed
-from mesh.store.offload import Inline, Lane, Threads
 
 pytestmark = pytest.mark.anyio
 
-# The format, written down once more: docstring of mesh/store/segments.py.
+# The format, written down once more: docstring of mesh/store/log/segments.py.
 HEADER = 56
 SEGMENT_HEADER = 40
 FIELDS = {"magic": 0, "type": 4, "version": 5, "flags": 7, "digest": 20, "length": 47, "sum": 50}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mesh.core.digest import digest_of
+from mesh.offload import Inline
 from mesh.store.base import Blob
 from mesh.store.disk import DiskStore
-from mesh.store.offload import Inline
 from tests.store.faulty import FaultyFiles, Killed, MemoryFiles
 
 pytestmark = pytest.mark.anyio

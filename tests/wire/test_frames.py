@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.digest import Digest
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.errors import Misbehaved, Unreachable
 from mesh.wire.frames import HEADER_SIZE, Frame, FrameReader, Kind, end, frame
 from tests.oracles import quick

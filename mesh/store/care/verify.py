@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 from mesh.errors import StoreError
 from mesh.store.base import Totals
-from mesh.store.discard import ASIDE_BYTES
+from mesh.store.care.discard import ASIDE_BYTES
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
-from mesh.store.index import Index, Row
-from mesh.store.pieces import PIECE
-from mesh.store.reading import Hashing, LargeFile, Records, Rotten
-from mesh.store.recovery import mark_is_beyond, segments
-from mesh.store.segments import (
+from mesh.store.large.pieces import PIECE
+from mesh.store.log.index import Index, Row
+from mesh.store.log.recovery import mark_is_beyond, segments
+from mesh.store.log.segments import (
     LOST,
     RECORD_HEADER,
     SEGMENT_HEADER,
@@ -29,6 +28,7 @@ from mesh.store.segments import (
     scan,
     segment_name,
 )
+from mesh.store.reading import Hashing, LargeFile, Records, Rotten
 
 # Rows looked at between two reports of how far it is.
 _ROWS = 1024

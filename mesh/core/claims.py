@@ -14,11 +14,6 @@ from mesh.core.digest import Digest
 
 K = TypeVar("K")
 
-# A blob from this size on travels alone and by offset, and is kept as a file of its own: below
-# it, a frame or a record is small enough to be held in memory until its hash is known; above it,
-# a request and a file each cost little beside the bytes.
-LARGE_BLOB = 4 * 1024 * 1024
-
 # Progress is seen, and renews a lease, whenever bytes come, some times a second on any link that
 # works; a link with 2 s of latency is silent for 4. So a holder that hangs keeps its blobs from
 # other peers for this long, and no longer.

@@ -13,7 +13,7 @@ from pathlib import Path
 from mesh.store.base import Room
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files, Listed, Reader, Space
-from mesh.store.index import Index
+from mesh.store.log.index import Index
 
 _NO_WRITES = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 

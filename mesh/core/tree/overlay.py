@@ -11,17 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from mesh.core.digest import Digest, split_digests
-from mesh.core.tree import (
-    LEAF_MAX,
-    Bucket,
-    Tree,
-    _Fork,
-    _Node,
-    _Page,
-    _pages,
-    hash_body,
-    hash_leaf,
-)
+from mesh.core.tree.hashes import LEAF_MAX, Bucket, hash_body, hash_leaf
+from mesh.core.tree.nodes import Fork, Node, Page, pages
+from mesh.core.tree.tree import Tree
 
 # What a fork's hash has for each child: a digest, and a count in 8 bytes.
 _ENTRY = 40
@@ -35,14 +27,14 @@ def overlaid(tree: Tree, added: Iterable[Digest], removed: Iterable[Digest]) -> 
 
     A third of the price of `tree.add(added).remove(removed).root`: about 15 µs a digest.
     """
-    count, digest = _overlaid(tree._top, sorted(set(added)), sorted(set(removed)), 0)
+    count, digest = _overlaid(tree.top, sorted(set(added)), sorted(set(removed)), 0)
     return Bucket(count, digest)
 
 
 def _overlaid(
-    node: _Node | None, added: Sequence[Digest], removed: Sequence[Digest], depth: int
+    node: Node | None, added: Sequence[Digest], removed: Sequence[Digest], depth: int
 ) -> tuple[int, Digest]:
-    if not isinstance(node, _Fork):
+    if not isinstance(node, Fork):
         joined = _merged(node.joined if node is not None else b"", added, removed, depth)
         return len(joined) // 32, _hash_joined(joined, depth)
     before = node.body(depth)
@@ -63,7 +55,7 @@ def _overlaid(
         bitmap = bitmap | bit if count else bitmap & ~bit
     if total <= LEAF_MAX:
         # All that is left of a bucket of dozens: it is small, so it may be looked at whole.
-        kept = {digest for joined in _pages(node) for digest in split_digests(joined)}
+        kept = {digest for joined in pages(node) for digest in split_digests(joined)}
         return total, hash_leaf(b"".join(sorted(kept.difference(removed).union(added))))
     body[:2] = bitmap.to_bytes(2, "big")
     return total, hash_body(bytes(body))
@@ -146,40 +138,40 @@ def changes(old: Tree, new: Tree) -> tuple[list[Digest], list[Digest]]:
     """
     added: list[Digest] = []
     removed: list[Digest] = []
-    _changes(old._top, new._top, added, removed)
+    _changes(old.top, new.top, added, removed)
     return added, removed
 
 
 def _changes(
-    old: _Node | None, new: _Node | None, added: list[Digest], removed: list[Digest]
+    old: Node | None, new: Node | None, added: list[Digest], removed: list[Digest]
 ) -> None:
     if old is new:
         return
-    if isinstance(old, _Fork) and isinstance(new, _Fork):
+    if isinstance(old, Fork) and isinstance(new, Fork):
         for a, b in zip(old.children, new.children, strict=True):
             if a is not b:
                 _changes(a, b, added, removed)
         return
-    before = {digest for joined in _pages(old) for digest in split_digests(joined)}
-    after = {digest for joined in _pages(new) for digest in split_digests(joined)}
+    before = {digest for joined in pages(old) for digest in split_digests(joined)}
+    after = {digest for joined in pages(new) for digest in split_digests(joined)}
     added += sorted(after - before)
     removed += sorted(before - after)
 
 
 def starting(tree: Tree, prefix: bytes, most: int) -> list[Digest]:
     """The digests that begin with `prefix`, ascending; at most `most`."""
-    node = tree._top
+    node = tree.top
     for byte in prefix:
         for nibble in (byte >> 4, byte & 15):
-            if not isinstance(node, _Fork):
+            if not isinstance(node, Fork):
                 return _in_page(node, prefix, most)
             node = node.children[nibble]
-    if isinstance(node, _Fork):  # dozens of digests alike in so many bytes: made on purpose
+    if isinstance(node, Fork):  # dozens of digests alike in so many bytes: made on purpose
         return list(islice(tree.digests(prefix.hex()), most))
     return _in_page(node, prefix, most)
 
 
-def _in_page(page: _Page | None, prefix: bytes, most: int) -> list[Digest]:
+def _in_page(page: Page | None, prefix: bytes, most: int) -> list[Digest]:
     found: list[Digest] = []
     joined = page.joined if page is not None else b""
     # find() runs at C speed but may hit inside of a digest: go on until it is aligned.
@@ -195,7 +187,7 @@ def in_batches(tree: Tree, digests: int) -> Iterator[bytes]:
     """All digests of a tree, ascending and joined, in pieces of about `digests` of them."""
     held: list[bytes] = []
     size = 0
-    for joined in _pages(tree._top):
+    for joined in pages(tree.top):
         held.append(joined)
         size += len(joined)
         if size >= 32 * digests:

@@ -23,15 +23,15 @@ import msgspec
 from mesh.core.digest import Digest, new_hasher
 from mesh.core.partial import Evidence, Kept, Progress, Source
 from mesh.errors import StoreError, one_line
+from mesh.offload import Offload
 from mesh.store.base import Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files, Reader
-from mesh.store.index import Index
-from mesh.store.large import PARTIAL as FOLDER
-from mesh.store.large import StagedFile
-from mesh.store.offload import Offload
-from mesh.store.pieces import Sums
-from mesh.store.recovery import large_name
+from mesh.store.large.pieces import Sums
+from mesh.store.large.staged import PARTIAL as FOLDER
+from mesh.store.large.staged import StagedFile
+from mesh.store.log.index import Index
+from mesh.store.log.recovery import large_name
 
 log = logging.getLogger("mesh")
 

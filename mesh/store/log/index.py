@@ -16,7 +16,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from mesh.core.digest import DIGEST_SIZE, Digest
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.store.base import Wanted
 from mesh.store.faults import IndexDamaged
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mesh.offload import Offload
 from mesh.store.base import Cursor, Damage, Scrubbed
 from mesh.store.files import Files
-from mesh.store.index import Row
-from mesh.store.offload import Offload
-from mesh.store.pieces import PIECE
+from mesh.store.large.pieces import PIECE
+from mesh.store.log.index import Row
+from mesh.store.log.segments import RECORD_HEADER
 from mesh.store.reading import Hashing, LargeFile, Records, Rotten
-from mesh.store.segments import RECORD_HEADER
 
 
 class Scrubbing:

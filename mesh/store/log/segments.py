@@ -22,7 +22,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from mesh.core.digest import Digest, digest_of
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
 from mesh.store.files import Appender, Files, Reader
 
 _SEGMENT = Struct(">8sQ16s8s")

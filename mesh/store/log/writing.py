@@ -11,17 +11,17 @@ from pathlib import Path
 from mesh.core.digest import Digest
 from mesh.errors import Full, ReadOnly, StoreError, one_line
 from mesh.store.base import Blob, Damage, Item, Totals, Wants
-from mesh.store.discard import judged
+from mesh.store.care.discard import judged
+from mesh.store.care.readonly import Lenient, index_in_memory, tried
+from mesh.store.care.strangers import strangers
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
-from mesh.store.index import Index, Row
-from mesh.store.large import StagedFile, publish, sweep, withdraw
-from mesh.store.partial import tidy
-from mesh.store.readonly import Lenient, index_in_memory, tried
-from mesh.store.rebuild import DIRECTORIES, note, remove_index
-from mesh.store.recovery import mark_is_beyond, recover, segments
-from mesh.store.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
-from mesh.store.strangers import strangers
+from mesh.store.large.partial import tidy
+from mesh.store.large.staged import StagedFile, publish, sweep, withdraw
+from mesh.store.log.index import Index, Row
+from mesh.store.log.rebuild import DIRECTORIES, note, remove_index
+from mesh.store.log.recovery import mark_is_beyond, recover, segments
+from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
 log = logging.getLogger("mesh")
 

@@ -11,13 +11,13 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mesh.core.digest import Digest, digest_of, new_hasher
-from mesh.core.plan import LARGE_BLOB
+from mesh.core.limits import LARGE_BLOB
+from mesh.offload import Offload
 from mesh.store.base import Blob, Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files
-from mesh.store.offload import Offload
-from mesh.store.pieces import Sums, encode_sums, sums_name
-from mesh.store.recovery import large_name
+from mesh.store.large.pieces import Sums, encode_sums, sums_name
+from mesh.store.log.recovery import large_name
 
 # Bytes handed to a thread at a time: hashing a MiB takes 1.5 ms, the hand-over 0.05 ms.
 _PIECE = 1024 * 1024

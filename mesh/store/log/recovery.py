@@ -15,8 +15,8 @@ from mesh.core.digest import Digest, digest_of
 from mesh.store.base import Wanted
 from mesh.store.faults import means_damage
 from mesh.store.files import Files, Reader
-from mesh.store.index import Index, Row
-from mesh.store.segments import (
+from mesh.store.log.index import Index, Row
+from mesh.store.log.segments import (
     LOST,
     RECORD_HEADER,
     SEGMENT_HEADER,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mesh.store.faults import translated
 from mesh.store.files import Files
-from mesh.store.index import Index
-from mesh.store.large import PARTIAL
-from mesh.store.recovery import Found, recover
+from mesh.store.large.staged import PARTIAL
+from mesh.store.log.index import Index
+from mesh.store.log.recovery import Found, recover
 
 DIRECTORIES = ("segments", "large", "tmp", "damaged", PARTIAL)
 

@@ -18,11 +18,11 @@ from mesh.core.digest import Digest, digest_of
 from mesh.store.base import RECORD, WHOLE, Damage, Wanted
 from mesh.store.faults import means_damage
 from mesh.store.files import Files
-from mesh.store.index import Row
-from mesh.store.pieces import sums_name
+from mesh.store.large.pieces import sums_name
+from mesh.store.log.index import Row
+from mesh.store.log.recovery import Loss, large_name
+from mesh.store.log.segments import BLOB, LARGE, LOST, RECORD_HEADER, find_record, segment_name
 from mesh.store.reading import LargeFile, Records, Rotten
-from mesh.store.recovery import Loss, large_name
-from mesh.store.segments import BLOB, LARGE, LOST, RECORD_HEADER, find_record, segment_name
 
 log = logging.getLogger("mesh")
 

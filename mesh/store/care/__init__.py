@@ -1,0 +1,1 @@
+"""Looking after what is stored: checks, scrubs, damage, disks that take no writes."""

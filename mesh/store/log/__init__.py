@@ -1,0 +1,1 @@
+"""The log of records, the index over it, and how the one is made from the other."""
