@@ -11,39 +11,45 @@ PREFIX = 7
 CELL = 11
 """Bytes of a cell on the wire: a sum of 7, and 4 of a weight."""
 
-# The cells that tell how much differs: dense at first, where few differences show, and then wider
-# apart, where many do not wrap a byte. 64 of them are what a greeting has room for (200 bytes both
-# ways), and give the number of differences within ±18 % (the deviation of a variance estimated
-# from 64 values).
+# The cells whose counts a greeting carries, from which the number of differences is estimated. The
+# first cells lie close together: few differences show there. The later ones lie wider apart: there
+# the count of many differences still fits into a byte. A greeting has room for 64 of them (200
+# bytes both ways). They give the number within ±18 %, which is the deviation of a variance that is
+# estimated from 64 values.
 COUNT_CELLS = tuple(1 + at + at * at // 4 for at in range(64))
 
 # Cells in one answer: 2.9 MB, below the limit of a message.
 MAX_CELLS = 2**18
 
-# Cells that let 19 of 20 differences of a number d be read, measured for d = 1 to 10,000:
-# 1.36 d + 2.2 √d + 6.
+# With 1.36 d + 2.2 √d + 6 cells, 19 of 20 pairs of sets that differ by d digests can be told
+# apart. Measured for d = 1 to 10,000 (tests/core/test_sketch.py).
 _A_DIFFERENCE = 1.36
 _A_ROOT = 2.2
 _AT_LEAST = 6
 
-# More than one in so many of what the larger side has: descending, or listing, is cheaper.
+# When more than half of what the larger side has differs, a descent or a listing is cheaper than
+# cells for all of it.
 _TOO_MANY = 2
 
-# Standard deviations by which an estimate is taken to be too low: one of 15 is lower than that,
-# and half of those come out all the same.
+# Cells are sent for an estimate that is raised by 1.5 standard deviations. One estimate in 15 is
+# still too low then, and half of those come out all the same.
 _CAUTION = 1.5
 
-# From so many differences on it is two: one more trip would cost half a second on each side.
+# From 50,000 differences on, the estimate is raised by 2 standard deviations: a third round trip
+# with so many cells would cost each side half a second.
 _MANY = 50_000
 _CAUTION_WITH_MANY = 2.0
 
-# What is estimated is taken for two thirds of the truth at worst.
+# However uncertain an estimate is, the true number is taken to be at most 1/0.65 of it: otherwise a
+# bad estimate would ask for cells without bound.
 _AT_LEAST_OF_IT = 0.65
 
-# The deviation of an estimate that the surplus of one side explains alone.
+# When one side has more digests than the other, and that alone explains the estimate, the estimate
+# is known better than from the counts: within 6 %.
 _OF_A_SURPLUS = 0.06
 
-# A byte of a count tells its value while its deviation is below 39: 3.3 of them are within ±128.
+# A count travels as one byte, so it is known modulo 256. It can be told while its standard
+# deviation is below 39 (a variance of 1,500): then 3.3 deviations fit into ±128.
 _WRAPS = 1500.0
 
 
@@ -77,7 +83,7 @@ def estimate(ours: bytes, theirs: bytes, surplus: int) -> Estimate:
     total = 0.0
     for _ in range(6):  # it settles within some per cent in three
         guess = max(least, found)
-        # A square is as sure as its cell is full, and means nothing where the byte wraps.
+        # The fuller a cell, the surer its square. Where the byte may have wrapped, it says nothing.
         sure = [(1 / (2 + 1 / (guess * p)), square) for p, square in terms if guess * p < _WRAPS]
         total = sum(weight for weight, _ in sure)
         if not total:
@@ -85,7 +91,7 @@ def estimate(ours: bytes, theirs: bytes, surplus: int) -> Estimate:
         found = sum(weight * square for weight, square in sure) / total
     deviation = 1 / sqrt(total)
     if found * (1 - deviation / 2) < abs(surplus):
-        # What one side has more may be all there is: then it most likely is.
+        # One side's surplus may be the whole difference. When it can be, it most likely is.
         deviation = _OF_A_SURPLUS
     return Estimate(max(least, found), deviation)
 

@@ -1,11 +1,11 @@
-"""How the store's disk stands: a full one is a state, not a crash."""
+"""The condition of the store's disk. A full disk is a state that ends, not a crash."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# Kept free unless the configuration says otherwise: 1 % of the file system, but no more than what
-# makes room for the index and for other programs on any machine.
+# What a node leaves free unless the configuration says otherwise: 1 % of the file system, and 1 GiB
+# at most, which is room for the index and for other programs on any machine.
 RESERVE_SHARE = 100
 RESERVE_MOST = 1024**3
 

@@ -1,8 +1,8 @@
-"""When a scrub reads what: passes through everything, at a set rate, in nobody's way.
+"""When a scrub reads, and what: it reads everything in passes, at a set rate, and lets others go first.
 
 A plain value that is told the time and given a random source; the scrubber actor owns one. Times
-are seconds on one monotonic clock. What is saved are ages, so that neither a restart nor a jump of
-the wall clock begins or skips a pass; time while the node is down does not count.
+are seconds on one monotonic clock. Ages are saved, not times: so neither a restart nor a jump of
+the wall clock begins a pass or skips one. Time while the node is down does not count.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ JITTER = 0.1  # ±10 % between passes, so that nodes started together do not scr
 # written, and a mesh that is upgraded together should not read together.
 FIRST = 0.1
 
-# After a start, or an error of the store, the scrub is the last to begin again.
+# Seconds that the scrub waits after a start, and after an error of the store: what people and peers
+# ask for comes first.
 SETTLE = 10.0
 RETRY = 60.0
 
-# While others read, it slows down by half with each step, to a tenth of its rate; when nobody
-# does, it doubles again. At 10 MB/s it so is out of the way within half a second.
+# While others read, each step halves the rate, down to a tenth of what was set. When nobody reads,
+# each step doubles it again. So a scrub of 10 MB/s is out of the way within half a second.
 SLOWEST = 10.0
 
-# A step reads what the rate gives in a tenth of a second, and at most some ms of a disk: a read
-# that comes meanwhile waits no longer than that.
+# A step reads what the rate gives in a tenth of a second, and at most 1 MiB, which takes a disk some
+# milliseconds. A read that comes meanwhile waits no longer than that.
 STEPS = 10
 STEP_MOST = 1024 * 1024
 STEP_LEAST = 4096
@@ -138,8 +139,9 @@ class Scrub:
     def stepped(self, step: Stepped, *, busy: bool, now: float) -> None:
         """A step is done; `busy`: others read meanwhile."""
         self._slowness = min(self._slowness * 2, SLOWEST) if busy else max(1, self._slowness / 2)
-        # From the time it was due, not from now, or each step's own time would be added to it; but
-        # what was missed while the machine stood still is not made up for.
+        # The next step is due counted from when this one was due. Counted from now, each step's
+        # own time would slow the scrub down. But time during which the machine stood still is not
+        # made up for: one second of it at most.
         due = max(self._earliest, now - 1.0)
         self._earliest = due + step.bytes * self._slowness / self._rate
         self.current = Pass(
@@ -156,7 +158,7 @@ class Scrub:
             self.place = step.place
 
     def failed(self, now: float) -> None:
-        """The store could not be read; not for what is in it."""
+        """The store could not be read at all: try again in RETRY seconds."""
         self._earliest = now + RETRY
 
     def saved(self, now: float) -> Saved:
