@@ -1,4 +1,4 @@
-"""When a scrub reads, and what: it reads everything in passes, at a set rate, and lets others go first.
+"""When a scrub reads, and what: everything, in passes, at a set rate; others go first.
 
 A plain value that is told the time and given a random source; the scrubber actor owns one. Times
 are seconds on one monotonic clock. Ages are saved, not times: so neither a restart nor a jump of
@@ -28,8 +28,8 @@ RETRY = 60.0
 # each step doubles it again. So a scrub of 10 MB/s is out of the way within half a second.
 SLOWEST = 10.0
 
-# A step reads what the rate gives in a tenth of a second, and at most 1 MiB, which takes a disk some
-# milliseconds. A read that comes meanwhile waits no longer than that.
+# A step reads what the rate gives in a tenth of a second, and at most 1 MiB: some milliseconds of a
+# disk. A read that comes meanwhile waits no longer than that.
 STEPS = 10
 STEP_MOST = 1024 * 1024
 STEP_LEAST = 4096
