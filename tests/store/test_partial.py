@@ -139,7 +139,7 @@ async def test_a_commit_that_fails_keeps_what_came() -> None:
             await Receiver().run(store)
         files.heal()
         assert await store.size(NAME) is None
-        assert await store.partials() == [Kept(NAME, len(DATA), False)]
+        assert await store.partials() == [Kept(NAME, len(DATA), False, True)]
         await commit(store)
         assert await content(store) == DATA
 
