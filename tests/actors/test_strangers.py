@@ -16,7 +16,7 @@ from mesh.core.claims import LEASE
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.schedule import CONTACT_SPACING
-from mesh.errors import InputError, Refused
+from mesh.errors import InputError, Refused, Unreachable
 from mesh.wire.frames import Kind, end, frame
 from mesh.wire.messages import Greeting, Hello, Offer, OfferReply, PushReply, decode, encode
 from tests.actors.world import (
@@ -280,6 +280,16 @@ async def test_an_end_mark_that_names_a_blob_is_refused(autojump_clock: MockCloc
         a = await world.start("a")
         with pytest.raises(InputError, match="the end mark names a blob"):
             await push(a, f"push/{bytes(16).hex()}", framed(BLOB) + frame(Kind.END, NAME, 1))
+
+
+async def test_a_push_that_breaks_off_is_not_called_malformed_and_what_came_is_kept(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a = await world.start("a")
+        with pytest.raises(Unreachable, match="cut after 1 blobs"):
+            await push(a, f"push/{bytes(16).hex()}", framed(BLOB) + framed(blob(2))[:-1])
+        assert a.has(NAME)
 
 
 # --- who pulls from us -------------------------------------------------------------------------
