@@ -14,9 +14,11 @@ from trio.testing import MockClock
 from mesh.actors.inbound import MOST
 from mesh.core.claims import LEASE
 from mesh.core.digest import Digest, digest_of
+from mesh.core.holder import Configured, bringer
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.schedule import CONTACT_SPACING
 from mesh.errors import InputError, Refused, Unreachable
+from mesh.store.memory import MemoryStore
 from mesh.wire.frames import Kind, end, frame
 from mesh.wire.messages import Greeting, Hello, Offer, OfferReply, PushReply, decode, encode
 from tests.actors.world import (
@@ -31,6 +33,7 @@ from tests.actors.world import (
     filled,
     large,
     until,
+    url_of,
 )
 
 pytestmark = pytest.mark.trio
@@ -273,6 +276,29 @@ async def test_a_push_has_exactly_as_many_bytes_as_it_says(
                 await push(a, f"{path}/{size}", data)
             assert not a.has(digest_of(data))
         assert (await push(a, f"{path}/{len(data)}", data)).stored == 1
+
+
+async def test_a_stranger_pushes_the_whole_of_what_a_peer_has_brought_a_part_of(
+    autojump_clock: MockClock,
+) -> None:
+    store = MemoryStore()
+    async with store.resume(LARGE_NAME, bringer(Configured(url_of("b")))) as arriving:
+        assert arriving is not None
+        await arriving.write(LARGE[:LARGE_BLOB])
+    async with a_world() as world:
+        a = await world.start("a", store=store)
+        path = f"push/{bytes(16).hex()}/{LARGE_NAME.hex()}"
+        reply = await offer(a, a_hello(bytes(16)), LARGE_NAME)
+        assert (reply.wants, reply.starts) == (LARGE_NAME, msgspec.UNSET)
+        # Lies about the size, and wrong bytes, cost nothing of what the peer has brought.
+        for size, data in ((LARGE_BLOB, b""), (LARGE_BLOB + 1, b"xx"), (len(LARGE), b"x")):
+            with pytest.raises(InputError):
+                await push(a, f"{path}/{size}", data)
+        with pytest.raises(Refused, match="goes on at 0 here"):
+            await push(a, f"{path}/{len(LARGE)}/{LARGE_BLOB}", LARGE[LARGE_BLOB:])
+        (kept,) = await store.partials()
+        assert (kept.size, kept.guarded) == (LARGE_BLOB, True)
+        assert (await push(a, f"{path}/{len(LARGE)}", LARGE)).stored == 1
 
 
 async def test_an_end_mark_that_names_a_blob_is_refused(autojump_clock: MockClock) -> None:
