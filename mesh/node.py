@@ -229,7 +229,8 @@ class Node:
     def greeted(self, hello: Hello) -> None:
         """A node asked how we stand."""
         self.heard(hello)
-        if not self._roster.is_us(hello) and self._roster.find(hello.node) is None:
+        listed = any(peer.node == hello.node for peer in self.peers)
+        if not listed and not self._roster.is_us(hello):
             self._inbound.note(hello)
 
     def hinted(self, hello: Hello) -> None:
