@@ -198,7 +198,7 @@ class Service:
         moment = self._sketcher.find(Digest(request.root))
         if moment is None or moment.sketch.key.id != request.key:
             return CellsReply(cells=None)
-        self._snapshots.keep(moment.tree, anyio.current_time())
+        self._snapshots.keep(moment.tree, anyio.current_time(), asked=True)
         stop = min(request.stop, request.start + MAX_CELLS)
         return CellsReply(cells=moment.sketch.cells(request.start, stop))
 
@@ -210,7 +210,7 @@ class Service:
         tree = present if present.root == root else self._snapshots.find(root)
         if tree is None:
             return FindReply(found=None)
-        self._snapshots.keep(tree, anyio.current_time())
+        self._snapshots.keep(tree, anyio.current_time(), asked=True)
         if len(prefixes) <= _AT_ONCE:
             return FindReply(found=find(tree, prefixes))
         return FindReply(found=await self._limits.work(find, tree, prefixes))
@@ -224,7 +224,7 @@ class Service:
         if tree is None:
             self._snapshots.keep(present, now)
             return TreeReply(root=present.root, count=len(present), answers=[])
-        self._snapshots.keep(tree, now)
+        self._snapshots.keep(tree, now, asked=True)
         for ask in request.asks:
             _check_ask(ask)
         answers = answer(tree, request.asks, request.width)

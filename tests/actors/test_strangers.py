@@ -16,11 +16,22 @@ from mesh.core.claims import LEASE
 from mesh.core.digest import Digest, digest_of
 from mesh.core.holder import Configured, bringer
 from mesh.core.limits import LARGE_BLOB
+from mesh.core.reconcile import Ask
 from mesh.core.schedule import CONTACT_SPACING
 from mesh.errors import InputError, Refused, Unreachable
 from mesh.store.memory import MemoryStore
 from mesh.wire.frames import Kind, end, frame
-from mesh.wire.messages import Greeting, Hello, Offer, OfferReply, PushReply, decode, encode
+from mesh.wire.messages import (
+    Greeting,
+    Hello,
+    Offer,
+    OfferReply,
+    PushReply,
+    TreeReply,
+    TreeRequest,
+    decode,
+    encode,
+)
 from tests.actors.world import (
     HOUR,
     Failing,
@@ -316,6 +327,25 @@ async def test_a_push_that_breaks_off_is_not_called_malformed_and_what_came_is_k
         with pytest.raises(Unreachable, match="cut after 1 blobs"):
             await push(a, f"push/{bytes(16).hex()}", framed(BLOB) + framed(blob(2))[:-1])
         assert a.has(NAME)
+
+
+# --- what is kept for those who compare -----------------------------------------------------------
+
+
+async def test_asking_for_our_root_again_and_again_takes_no_set_from_a_peer_that_compares(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a = await world.start("a", store=await filled(*blobs(0, 100)))
+        root = a.node.keeper.known().root
+        ask = encode(TreeRequest(root=root, asks=[Ask("")], width=8))
+        await greet(a, a_hello(b"h" * 16, root=bytes(32)))
+        for number in range(20):
+            reply = decode(TreeReply, await a.node.service.call("tree", ask))
+            assert (reply.root, len(reply.answers)) == (root, 1)
+            for more in range(10):
+                await a.put(blob(1000 + 10 * number + more))
+                await greet(a, a_hello(b"x" * 16, root=bytes(32)))
 
 
 # --- who pulls from us -------------------------------------------------------------------------
