@@ -13,8 +13,9 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
-from mesh.actors.fetcher import Fetcher, Source
-from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.fetcher import Candidate, Fetcher
+from mesh.actors.inbound import Inbound
+from mesh.actors.keeper import Keeper
 from mesh.actors.peer import Host, Peer
 from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
@@ -25,10 +26,11 @@ from mesh.actors.service import Service
 from mesh.actors.sketcher import Sketcher
 from mesh.config import Address, Config
 from mesh.core.digest import Digest
+from mesh.core.holder import Holder
 from mesh.core.tree import Tree
 from mesh.errors import InputError, one_line
 from mesh.offload import Offload
-from mesh.status import RoundStats, Status, WaitReport, WantedStatus
+from mesh.status import InboundStatus, RoundStats, Status, WaitReport, WantedStatus
 from mesh.store.base import BlobStore
 from mesh.transport.base import Replica, Sketches
 from mesh.version import package_version
@@ -83,6 +85,7 @@ class Node:
         self._sketcher = Sketcher(self.keeper, work, config.sketch_cells, config.shared_secret())
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
+        self._inbound = Inbound()
         limits = Limits(work, config.max_replica_bytes)
         host = Host(
             keeper=self.keeper,
@@ -99,7 +102,7 @@ class Node:
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
         self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
-        self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
+        self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._candidates)
         # A copy: how often the scrub draws must not shift the jitter of the rounds.
         self.scrubber = Scrubber(
             store, config.scrub_bytes_per_second, config.scrub_days, copy(random)
@@ -170,6 +173,7 @@ class Node:
             wanted=[WantedStatus(w.digest.hex(), w.reason, w.since) for w in wants.first],
             store=self.keeper.disk.status(),
             peers=[peer.status(root) for peer in self.peers],
+            inbound=self._strangers(root, totals.blobs),
         )
 
     def find_peer(self, name: str) -> Peer:
@@ -211,14 +215,23 @@ class Node:
         )
 
     def heard(self, hello: Hello) -> None:
-        """A node spoke to us. One that we never met may be any of those we cannot reach."""
+        """A node spoke to us. One that we never met may be any of those we cannot reach.
+
+        Whoever has the key of the mesh may say any Hello. So it makes us look at most: a peer
+        that fails is tried soon, and what that round finds is shown.
+        """
         if self._roster.is_us(hello):
             return
         for peer in self.peers:
-            if peer.node == hello.node:
-                peer.heard(hello)
             if peer.node in (hello.node, None):
                 self._scheduler.contacted(peer)
+
+    def greeted(self, hello: Hello) -> None:
+        """A node asked how we stand."""
+        self.heard(hello)
+        listed = any(peer.node == hello.node for peer in self.peers)
+        if not listed and not self._roster.is_us(hello):
+            self._inbound.note(hello)
 
     def hinted(self, hello: Hello) -> None:
         """A node has more than it announced."""
@@ -232,7 +245,10 @@ class Node:
         return peer is not None and peer.address.pulls
 
     def pulled(self, hello: Hello) -> float | None:
-        """Seconds since we last levelled ourselves with that node."""
+        """Seconds since we last levelled ourselves with that node.
+
+        Whoever asks in the name of a peer learns this number, and can do nothing with it.
+        """
         peer = self._roster.find(hello.node)
         return peer.pulled_seconds_ago if peer is not None else None
 
@@ -250,16 +266,22 @@ class Node:
                 self._scheduler.contacted(peer)
                 self._scheduler.hint(peer)
 
-    def _sources(self) -> list[Source]:
+    def _candidates(self) -> list[Candidate]:
         """Whom to ask for a blob, those that answered at the last try first."""
-        sources = [peer.source for peer in self.peers]
-        return sorted((s for s in sources if s is not None), key=lambda s: not s.reachable)
+        found = [peer.candidate for peer in self.peers]
+        return sorted((c for c in found if c is not None), key=lambda c: not c.reachable)
 
-    def _announce(self, digests: Sequence[Digest], source: Holder) -> None:
+    def _strangers(self, root: Digest | None, count: int) -> list[InboundStatus]:
+        """Those that pull from us; one that asked before we met it as a peer is none of them."""
+        for peer in self.peers:
+            if peer.node is not None:
+                self._inbound.forget(peer.node)
+        return self._inbound.status(root, count)
+
+    def _announce(self, digests: Sequence[Digest], holder: Holder) -> None:
         self._sketcher.nudge()
         for peer in self.peers:
-            if peer.announced_to:
-                peer.announcer.note(digests, source, peer.node)
+            peer.announce(digests, holder)
 
 
 async def _level(peer: Peer, baseline: Tree, reports: dict[Peer, WaitReport]) -> None:

@@ -67,6 +67,20 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     over_limit: int
 
 
+class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that asks us without being listed as a peer, as it described itself; unproven.
+
+    `missing`: how many of our blobs it lacks at least; null when that is not known.
+    """
+
+    name: str
+    node_id: str
+    in_sync: bool
+    blobs: int
+    missing: int | None
+    last_seen_seconds_ago: float
+
+
 class ScrubStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /v1/scrub`. `state`: starting, waiting, running or paused; sizes in bytes.
 
@@ -109,6 +123,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     wanted: list[WantedStatus] = []
     store: StoreStatus
     peers: list[PeerStatus]
+    inbound: list[InboundStatus] = []
 
 
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):

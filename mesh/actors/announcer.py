@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.keeper import Keeper
 from mesh.actors.transfer import Tally, push
 from mesh.core.digest import Digest
 from mesh.errors import MeshError, one_line
@@ -57,12 +57,12 @@ class Announcer:
         self._wake = anyio.Event()
         self.tally = Tally()
 
-    def note(self, digests: Sequence[Digest], source: Holder, peer: Holder | None) -> None:
-        """Blobs have come from `source`; `peer` is the one announced to, once it is known.
+    def note(self, digests: Sequence[Digest], *, theirs: bool) -> None:
+        """Blobs have come; `theirs`: from the peer that is announced to, as far as we can tell.
 
         What it sent us itself is not offered back, but it learns that our root has changed.
         """
-        if source != peer:
+        if not theirs:
             if len(self._fresh) + len(digests) > _MOST:
                 self._fresh.clear()
                 self._more = True

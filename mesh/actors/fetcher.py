@@ -16,9 +16,10 @@ import anyio
 from anyio import create_memory_object_stream, create_task_group
 
 from mesh.actors.actor import Reply
-from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.keeper import Keeper
 from mesh.actors.transfer import take_large
 from mesh.core.digest import Digest
+from mesh.core.holder import Configured
 from mesh.errors import Misbehaved, PeerError, StoreError, one_line
 from mesh.transport.base import Replica
 
@@ -43,10 +44,10 @@ _STALLED = 10.0
 _OTHERS = 1.0
 
 
-class Source(NamedTuple):
-    """A peer that may have the blob: its name for claims, the way to it, whether it answers."""
+class Candidate(NamedTuple):
+    """A peer that may have the blob: its holder, the way to it, whether it answered last."""
 
-    holder: Holder
+    holder: Configured
     replica: Replica
     reachable: bool
 
@@ -72,11 +73,13 @@ class _Attempt:
 class Fetcher:
     """See the module. `run` is supervised by the node."""
 
-    def __init__(self, keeper: Keeper, limit: int, sources: Callable[[], Sequence[Source]]) -> None:
-        """`limit`: bytes a blob may have; `sources`: whom to ask, as things stand."""
+    def __init__(
+        self, keeper: Keeper, limit: int, candidates: Callable[[], Sequence[Candidate]]
+    ) -> None:
+        """`limit`: bytes a blob may have; `candidates`: whom to ask, as things stand."""
         self._keeper = keeper
         self._limit = limit
-        self._sources = sources
+        self._candidates = candidates
         self._under_way: dict[Digest, Reply[bool]] = {}
         self._places = anyio.Semaphore(_PLACES)
         self._in, self._mailbox = create_memory_object_stream[_Wish](_MAILBOX)
@@ -143,9 +146,9 @@ class Fetcher:
             return True
         search = _Search(digest)
         async with create_task_group() as group:
-            for source in self._sources():
+            for candidate in self._candidates():
                 attempt = _Attempt()
-                group.start_soon(self._ask, source, search, attempt, group.cancel_scope)
+                group.start_soon(self._ask, candidate, search, attempt, group.cancel_scope)
                 with anyio.move_on_after(_STAGGER):
                     await attempt.answered.wait()
                 if attempt.answered.is_set():
@@ -155,40 +158,44 @@ class Fetcher:
         return search.found
 
     async def _ask(
-        self, source: Source, search: _Search, attempt: _Attempt, all_of_them: anyio.CancelScope
+        self,
+        candidate: Candidate,
+        search: _Search,
+        attempt: _Attempt,
+        all_of_them: anyio.CancelScope,
     ) -> None:
         digest = search.digest
         try:
-            await self._take(source, search, attempt)
+            await self._take(candidate, search, attempt)
             if search.found:
                 all_of_them.cancel()
         except Misbehaved as error:
             log.warning("read-through: %s", one_line(error))
-            self._keeper.failed(source.holder, [digest])
+            self._keeper.failed(candidate.holder, [digest])
         except PeerError as error:
             log.debug("read-through: %s", one_line(error))
         except StoreError as error:  # no peer can help with that
             search.error = error
             all_of_them.cancel()
         finally:
-            self._keeper.release(source.holder, [digest])
+            self._keeper.release(candidate.holder, [digest])
             attempt.answered.set()
             attempt.ended.set()
 
-    async def _take(self, source: Source, search: _Search, attempt: _Attempt) -> None:
-        patience = _PATIENCE if source.reachable else _LITTLE_PATIENCE
+    async def _take(self, candidate: Candidate, search: _Search, attempt: _Attempt) -> None:
+        patience = _PATIENCE if candidate.reachable else _LITTLE_PATIENCE
         with anyio.CancelScope(deadline=anyio.current_time() + patience) as scope:
-            async with source.replica.fetch_large(search.digest, 0) as chunks:
+            async with candidate.replica.fetch_large(search.digest, 0) as chunks:
                 first = await anext(chunks, b"")
                 scope.deadline = math.inf
                 attempt.answered.set()
                 async with search.taking:
                     if search.found:
                         return
-                    self._keeper.hold(source.holder, search.digest)
+                    self._keeper.hold(candidate.holder, search.digest)
                     await take_large(
                         self._keeper,
-                        source.holder,
+                        candidate.holder,
                         search.digest,
                         _lively(first, chunks, scope),
                         self._limit,

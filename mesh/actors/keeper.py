@@ -17,6 +17,7 @@ from mesh.actors.disk import DiskWatch
 from mesh.actors.lies import Lies
 from mesh.core.claims import Claims
 from mesh.core.digest import Digest
+from mesh.core.holder import CLIENT, Configured, Holder
 from mesh.core.tree import Tree
 from mesh.errors import StoreError, one_line
 from mesh.store.base import BlobStore, Damage, Item
@@ -34,18 +35,13 @@ _MAILBOX = 8
 # Damaged blobs told of and not yet let go of. What is beyond is met again by the next read.
 _DAMAGES = 10_000
 
-Holder = bytes
-"""Who brings a blob: a peer's node id, or an address for peers without one. b"" is a client."""
-
-CLIENT: Holder = b""
-
 
 class _Put:
-    __slots__ = ("items", "reply", "size", "source")
+    __slots__ = ("holder", "items", "reply", "size")
 
-    def __init__(self, items: Sequence[Item], source: Holder) -> None:
+    def __init__(self, items: Sequence[Item], holder: Holder) -> None:
         self.items = items
-        self.source = source
+        self.holder = holder
         self.size = sum(item.size for item in items)
         self.reply: Reply[list[bool]] = Reply()
 
@@ -83,7 +79,7 @@ class Keeper:
         self.lies = Lies()
         self.tree: Tree | None = None
         self._on_new = on_new
-        self._claims: Claims[Holder] = Claims()
+        self._claims = Claims()
         self._early: list[Digest] = []
         self._built = anyio.Event()
         self._in, self._mailbox = create_memory_object_stream[_Put](_MAILBOX)
@@ -123,16 +119,17 @@ class Keeper:
             raise StoreError("the tree is still being built; try again in a moment")
         return self.tree
 
-    async def put(self, items: Sequence[Item], source: Holder = CLIENT) -> list[bool]:
-        """Store `items`; durable on return. True for each that was new. Raises StoreError.
+    async def put(self, items: Sequence[Item], holder: Holder = CLIENT) -> list[bool]:
+        """Store `items`, which `holder` brought; True for each that was new. Raises StoreError.
 
+        They are durable on return.
         A caller that is cancelled does not take the batch with it.
         """
         if not items:
             return []
         if not all(self.has(item.digest) for item in items):
             self.disk.admit(0)  # what is known needs no room
-        put = _Put(items, source)
+        put = _Put(items, holder)
         try:
             await self._in.send(put)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
@@ -199,24 +196,32 @@ class Keeper:
 
     # --- claims ------------------------------------------------------------------------------
 
-    def claim(
-        self, holder: Holder, digests: Iterable[Digest], *, offered: bool = False
-    ) -> list[Digest]:
-        """Those of `digests` that are neither here nor on their way from another peer."""
+    def claim(self, holder: Configured, digests: Iterable[Digest]) -> list[Digest]:
+        """Those of `digests` that are neither here nor on their way from somebody else."""
+        return self._claims.take(holder, self._lacking(digests), anyio.current_time())
+
+    def promise(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Those of the `digests` that a stranger offers, which it should push."""
+        return self._claims.promise(self._lacking(digests), anyio.current_time())
+
+    def pushing(self, digest: Digest) -> bool:
+        """A stranger's push of one blob makes progress; whether it may go on."""
+        return self._claims.pushing(digest, anyio.current_time())
+
+    def _lacking(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Those that are not here, while the store takes blobs."""
         tree = self.tree
         if tree is None or not self.disk.condition.good:
             return []
-        missing = [digest for digest in digests if digest not in tree]
-        return self._claims.take(holder, missing, anyio.current_time(), offered=offered)
+        return [digest for digest in digests if digest not in tree]
 
     def awaited(self, digests: Iterable[Digest]) -> bool:
         """Whether any of these is on its way, from whomever."""
         return any(digest in self._claims for digest in digests)
 
-    def hold(self, holder: Holder, digest: Digest) -> bool:
+    def hold(self, holder: Configured, digest: Digest) -> bool:
         """Whether a blob is still missing and the holder's to bring; renews its claim."""
-        tree = self.tree
-        missing = tree is not None and digest not in tree and self.disk.condition.good
+        missing = bool(self._lacking([digest]))
         return missing and self._claims.hold(holder, digest, anyio.current_time())
 
     def coming(self, digest: Digest) -> bool:
@@ -225,18 +230,15 @@ class Keeper:
 
     def renew(self, holder: Holder, digests: Iterable[Digest]) -> None:
         """The holder makes progress."""
-        self._claims.renew(holder, digests, anyio.current_time())
+        if isinstance(holder, Configured):
+            self._claims.renew(holder, digests, anyio.current_time())
 
     def release(self, holder: Holder, digests: Iterable[Digest]) -> None:
         """The holder gave up; another may bring them."""
-        self._claims.release(holder, digests)
-
-    def abandon(self, holder: Holder) -> None:
-        """The holder has been restarted: what it had claimed, it knows nothing of."""
-        self._claims.abandon(holder)
+        self._claims.release(holder, digests, anyio.current_time())
 
     def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
-        """The holder could not deliver these; it is not asked for them again for a while."""
+        """The holder could not deliver these; a peer is not asked for them again for a while."""
         self._claims.failed(holder, digests, anyio.current_time())
 
     def has(self, digest: Digest) -> bool:
@@ -301,7 +303,7 @@ class Keeper:
             self._claims.arrived(item.digest for item in put.items)
             put.reply.set(flags)
             if new:
-                told.append((new, put.source))
+                told.append((new, put.holder))
         self._changes()
-        for new, source in told:
-            self._on_new(new, source)
+        for new, holder in told:
+            self._on_new(new, holder)

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 import anyio
 
-from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.transfer import take_large
+from mesh.actors.keeper import Keeper
+from mesh.actors.transfer import progressed, take_large
 from mesh.core.digest import Digest
+from mesh.core.holder import Anonymous, Configured, Holder, bringer, peer_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import SAVE_BYTES, SAVE_SECONDS, Tries
 from mesh.errors import Misbehaved, Refused, Stalled, Unreachable
@@ -17,7 +18,7 @@ from mesh.transport.base import Replica
 
 
 async def fetch_large(
-    keeper: Keeper, replica: Replica, holder: Holder, digest: Digest, size: int
+    keeper: Keeper, replica: Replica, holder: Configured, digest: Digest, size: int
 ) -> tuple[bool, int]:
     """Fetch and store one blob of `size` bytes, so the peer says; whether it was new, its size.
 
@@ -25,7 +26,7 @@ async def fetch_large(
     Raises Misbehaved when the peer alone brought another blob, Unreachable when it stood still, or
     broke off and trying again at once did not help.
     """
-    async with keeper.store.resume(digest, holder) as arriving:
+    async with keeper.store.resume(digest, bringer(holder)) as arriving:
         keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
         if arriving is None or size < LARGE_BLOB:
             async with replica.fetch_large(digest, 0) as chunks:
@@ -40,7 +41,7 @@ async def fetch_large(
 
 async def take_pushed(
     keeper: Keeper,
-    holder: Holder,
+    holder: Anonymous,
     digest: Digest,
     size: int,
     start: int,
@@ -48,16 +49,17 @@ async def take_pushed(
 ) -> bool:
     """Store one blob that is pushed from `start` on, where an earlier push may have ended.
 
-    Whether it was new. Raises Misbehaved when the pusher alone brought another blob, Refused when
-    it has to begin somewhere else.
+    Whether it was new. Raises Misbehaved when strangers alone brought another blob, or the bytes
+    are not `size`; Refused when the push has to begin somewhere else, or a configured peer brings
+    the blob.
     """
-    async with keeper.store.resume(digest, holder) as arriving:
+    async with keeper.store.resume(digest, bringer(holder)) as arriving:
         keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
         here = arriving.progress.size if arriving is not None else 0
         if start > here:
             raise Refused(f"blob {digest.hex()} goes on at {here} here, not at {start}")
         if arriving is None or size < LARGE_BLOB:
-            fresh, _ = await take_large(keeper, holder, digest, chunks, size)
+            fresh, _ = await take_large(keeper, holder, digest, chunks, size, exact=True)
             return fresh
         taking = _Taking(keeper, holder, digest, size, arriving)
         await taking.begin()
@@ -157,14 +159,16 @@ class _Taking:
 
     async def store(self, item: Item) -> bool:
         """Commit it, and name those who brought wrong parts of it before; whether it was new."""
-        for liar in await self._arriving.liars():
-            self._keeper.failed(liar, [self.digest])
-            what = f"it brought wrong bytes of blob {self.digest.hex()}, as others showed"
-            self._keeper.lies.note(liar, what)
+        for brought in await self._arriving.liars():
+            liar = peer_of(brought)
+            if liar is not None:
+                self._keeper.failed(liar, [self.digest])
+                what = f"it brought wrong bytes of blob {self.digest.hex()}, as others showed"
+                self._keeper.lies.note(liar, what)
         (fresh,) = await self._keeper.put([item], self._holder)
         await self._arriving.done()
         return fresh
 
     def _renew(self) -> None:
         self._renewed = anyio.current_time()
-        self._keeper.renew(self._holder, [self.digest])
+        progressed(self._keeper, self._holder, self.digest)

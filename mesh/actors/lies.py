@@ -1,28 +1,35 @@
-"""Who was shown to have sent wrong bytes."""
+"""Which configured peer was shown to have sent wrong bytes.
+
+Strangers are not noted: nothing is proven about who they are.
+"""
 
 from __future__ import annotations
 
 import logging
 
+from mesh.core.holder import Configured
+
 log = logging.getLogger("mesh")
 
-_MOST_LIARS = 1000  # the first ones go; peers are some dozen, strangers that push may be many
+# The first ones go. Configured peers are some dozen, but the records of unfinished blobs may name
+# peers of earlier configurations.
+_MOST_LIARS = 1000
 
 
 class Lies:
     """The last lie of each peer that was shown to have lied; said as long as the process runs."""
 
     def __init__(self) -> None:
-        self._by: dict[bytes, str] = {}
+        self._by: dict[Configured, str] = {}
 
-    def note(self, liar: bytes, what: str) -> None:
-        """`liar`, a keeper.Holder, did `what`."""
-        log.warning("peer %s lied: %s", liar.hex(), what)
+    def note(self, liar: Configured, what: str) -> None:
+        """`liar` did `what`."""
+        log.warning("peer %s lied: %s", liar.url, what)
         self._by.pop(liar, None)
         self._by[liar] = what
         if len(self._by) > _MOST_LIARS:
             del self._by[next(iter(self._by))]
 
-    def get(self, holder: bytes) -> str | None:
-        """What `holder` did; None for nothing."""
-        return self._by.get(holder)
+    def get(self, peer: Configured) -> str | None:
+        """What `peer` did; None for nothing."""
+        return self._by.get(peer)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
-from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.keeper import Keeper
 from mesh.actors.transfer import take_large, whole
 from mesh.core.digest import Digest
+from mesh.core.holder import Holder
 from mesh.core.tree import Tree
 
 

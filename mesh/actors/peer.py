@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,14 +13,15 @@ from anyio import create_memory_object_stream
 
 from mesh.actors.actor import Reply
 from mesh.actors.announcer import Announcer
-from mesh.actors.fetcher import Source
-from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.fetcher import Candidate
+from mesh.actors.keeper import Keeper
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
 from mesh.config import Address
 from mesh.core.claims import LEASE
 from mesh.core.digest import Digest
+from mesh.core.holder import Anonymous, Configured, Holder
 from mesh.core.tree import Tree
 from mesh.errors import MeshError, PeerError, Refused, one_line, printable
 from mesh.status import PeerStatus, RoundStats
@@ -76,6 +77,8 @@ class Peer:
     def __init__(self, address: Address, replica: Replica, host: Host) -> None:
         """`replica`: how to talk to it."""
         self.address = address
+        self.holder = Configured(address.url)
+        """Under which name it brings blobs: its address is all that is proven about it."""
         self._replica = replica
         self._host = host
         self._in, self._mailbox = create_memory_object_stream[_Request](_MAILBOX)
@@ -103,7 +106,7 @@ class Peer:
         return self.address.name or self._name or self.address.place
 
     @property
-    def node(self) -> Holder | None:
+    def node(self) -> bytes | None:
         """Its node id, once met."""
         return self._hello.node if self._hello is not None else None
 
@@ -118,14 +121,14 @@ class Peer:
         return self.counts and self.address.pushes
 
     @property
-    def source(self) -> Source | None:
+    def candidate(self) -> Candidate | None:
         """The way to blobs that somebody wants to read now; None where none are fetched from.
 
         Only nodes of a mesh: another protocol's server may ask others in its turn.
         """
         if not (self.counts and self.address.pulls and self.address.protocol == "mesh"):
             return None
-        return Source(self.holder, self._replica, not self._failures)
+        return Candidate(self.holder, self._replica, not self._failures)
 
     @property
     def pulled_seconds_ago(self) -> float | None:
@@ -161,16 +164,22 @@ class Peer:
     def _stopping(self) -> RoundStats:
         return RoundStats(peer=self.name, state=self._state, error="the node is stopping")
 
+    def brought(self, holder: Holder) -> bool:
+        """Whether `holder` is this peer, as far as we can tell; see Anonymous.label."""
+        return holder == self.holder or (
+            isinstance(holder, Anonymous) and holder.label == self.node
+        )
+
+    def announce(self, digests: Sequence[Digest], holder: Holder) -> None:
+        """`holder` brought new blobs: offer them to this peer."""
+        if self.announced_to:
+            self.announcer.note(digests, theirs=self.brought(holder))
+
     def heard(self, hello: Hello) -> None:
-        """The peer said how it stands."""
+        """The peer said how it stands, in an answer to a request of ours."""
         if self.node == hello.node and hello.root is not None:
             self._root = Digest(hello.root)
-            self._acquainted(hello)
-
-    def _acquainted(self, hello: Hello) -> None:
-        known, self._hello = self._hello, hello
-        if known is not None and known.instance != hello.instance:
-            self._host.keeper.abandon(hello.node)
+            self._hello = hello
 
     def status(self, root: Digest | None) -> PeerStatus:
         """A snapshot; `root` is ours."""
@@ -271,7 +280,7 @@ class Peer:
         if hello is None:
             return "peer" if meeting.ready else "building"
         known = self._hello
-        self._acquainted(hello)
+        self._hello = hello
         if hello.name is not None:  # it is told once
             self._name = printable(hello.name) or None
         elif known is not None and known.node != hello.node:
@@ -288,11 +297,6 @@ class Peer:
                 log.warning("peer %s is %s; ignoring it", self.address.place, _EXPLAINED[what])
             return what
         return "peer" if meeting.ready else "building"
-
-    @property
-    def holder(self) -> Holder:
-        """Under which name it brings blobs."""
-        return self.node or self.address.url.encode()
 
     def _never_pulls(self, meeting: Meeting) -> bool:
         silence = _SILENT_INTERVALS * self._host.interval

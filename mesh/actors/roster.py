@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Generic, TypeVar
 
 from mesh.wire.messages import Hello
 
 P = TypeVar("P")
+
+# Runs of a peer's process that are remembered, to recognise one that still answers at another
+# address. A peer could name a new run in every answer.
+_MOST_RUNS = 16
 
 
 class _Known(Generic[P]):
@@ -17,12 +22,12 @@ class _Known(Generic[P]):
     def __init__(self, peer: P, instance: bytes) -> None:
         self.peer = peer
         self.instance = instance
-        self.earlier: set[bytes] = set()
+        self.earlier: deque[bytes] = deque(maxlen=_MOST_RUNS)
 
     def now(self, peer: P, instance: bytes) -> None:
         """Another run, or another address."""
         if instance != self.instance:
-            self.earlier.add(self.instance)
+            self.earlier.append(self.instance)
         self.peer, self.instance = peer, instance
 
 

@@ -17,10 +17,11 @@ import anyio
 from anyio import create_memory_object_stream, create_task_group
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.keeper import Keeper
 from mesh.actors.large import fetch_large
 from mesh.actors.transfer import Intake, Tally, push
 from mesh.core.digest import Digest
+from mesh.core.holder import Configured
 from mesh.core.reconcile import Difference, OnlyHere
 from mesh.core.tree import Tree
 from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, one_line
@@ -72,7 +73,7 @@ class Round:
         self,
         keeper: Keeper,
         replica: Replica,
-        holder: Holder,
+        holder: Configured,
         limits: Limits,
         *,
         pulling: bool = True,

@@ -22,10 +22,11 @@ from mesh.actors.snapshots import Snapshots
 from mesh.actors.transfer import Intake, Tally, frames_of, whole
 from mesh.core.cells import MAX_CELLS, estimate, worth_sending
 from mesh.core.digest import Digest, parse_digest, split_digests
+from mesh.core.holder import Anonymous
 from mesh.core.reconcile import SHORT_HASH, Ask, answer
 from mesh.core.shortcut import MAX_PREFIXES, Moment, find
 from mesh.core.tree import LEAF_MAX, Tree
-from mesh.errors import InputError, Misbehaved, PeerError, Refused, StoreError
+from mesh.errors import InputError, Misbehaved, Refused, StoreError
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import (
     PROTOCOL,
@@ -59,19 +60,32 @@ _LAST_WORDS = 5.0  # for committing what a cut stream has brought; a commit take
 
 
 class Acquaintances(Protocol):
-    """What the node knows of those who speak to it."""
+    """What the node knows of those who speak to it.
+
+    A Hello is what somebody says who has the key of the mesh; nothing of it is proven. It may make
+    us look, by a round that we begin ourselves. It changes nothing that we know of a peer.
+    """
 
     def heard(self, hello: Hello) -> None:
-        """A node spoke to us; maybe a peer, maybe a stranger."""
+        """Somebody spoke to us; maybe a peer, maybe a stranger."""
+
+    def greeted(self, hello: Hello) -> None:
+        """Somebody asked how we stand."""
 
     def hinted(self, hello: Hello) -> None:
-        """It says that it has more that is new."""
+        """Somebody says that it has more that is new."""
 
     def is_peer(self, hello: Hello) -> bool:
-        """Whether it is a node that we call by ourselves."""
+        """Whether a node that we call by ourselves has the id that was said.
+
+        Whoever uses the id of a peer wrongly is told that we fetch by ourselves: it pushes less.
+        """
 
     def pulled(self, hello: Hello) -> float | None:
-        """Seconds since we last levelled ourselves with it; None for never, or a stranger."""
+        """Seconds since we last levelled ourselves with the peer of that id; None for never.
+
+        Whoever uses the id of a peer wrongly learns this number. The peer is told it as before.
+        """
 
 
 class Service:
@@ -137,7 +151,7 @@ class Service:
         kind, *rest = path.split("/")
         if kind != "push" or len(rest) not in (1, 3, 4):
             raise InputError(f"no such request: {path!a}")
-        holder = _node(rest[0])
+        holder = Anonymous(_node(rest[0]))  # nobody is who a path says
         with _Turn(self._streams):
             if len(rest) == 1:
                 return encode(await self._push(holder, chunks))
@@ -149,7 +163,7 @@ class Service:
 
     async def _root(self, asker: Greeting) -> RootReply:
         self._check(asker)
-        self._known.heard(asker)
+        self._known.greeted(asker)
         tree = self._keeper.tree
         if tree is None or asker.root is None or asker.root == tree.root:
             return self._stand(asker, tree)
@@ -184,7 +198,7 @@ class Service:
         moment = self._sketcher.find(Digest(request.root))
         if moment is None or moment.sketch.key.id != request.key:
             return CellsReply(cells=None)
-        self._snapshots.keep(moment.tree, anyio.current_time())
+        self._snapshots.keep(moment.tree, anyio.current_time(), asked=True)
         stop = min(request.stop, request.start + MAX_CELLS)
         return CellsReply(cells=moment.sketch.cells(request.start, stop))
 
@@ -196,7 +210,7 @@ class Service:
         tree = present if present.root == root else self._snapshots.find(root)
         if tree is None:
             return FindReply(found=None)
-        self._snapshots.keep(tree, anyio.current_time())
+        self._snapshots.keep(tree, anyio.current_time(), asked=True)
         if len(prefixes) <= _AT_ONCE:
             return FindReply(found=find(tree, prefixes))
         return FindReply(found=await self._limits.work(find, tree, prefixes))
@@ -210,7 +224,7 @@ class Service:
         if tree is None:
             self._snapshots.keep(present, now)
             return TreeReply(root=present.root, count=len(present), answers=[])
-        self._snapshots.keep(tree, now)
+        self._snapshots.keep(tree, now, asked=True)
         for ask in request.asks:
             _check_ask(ask)
         answers = answer(tree, request.asks, request.width)
@@ -222,7 +236,7 @@ class Service:
         if offer.more:
             self._known.hinted(offer.hello)
         digests = split_digests(joined(offer.digests))
-        wants = self._keeper.claim(offer.hello.node, digests, offered=True)
+        wants = self._keeper.promise(digests)
         pulls = self._known.is_peer(offer.hello)
         starts = await self._starts(set(wants)) if wants else []
         return OfferReply(
@@ -241,7 +255,7 @@ class Service:
         return [
             Start(each.digest, each.size)
             for each in kept
-            if each.digest in wants and each.size and not each.busy
+            if each.digest in wants and each.size and not each.busy and not each.guarded
         ]
 
     def _nameless(self) -> Hello:
@@ -261,7 +275,7 @@ class Service:
 
     # --- pushed blobs ----------------------------------------------------------------------------
 
-    async def _push(self, holder: bytes, chunks: AsyncIterator[bytes]) -> PushReply:
+    async def _push(self, holder: Anonymous, chunks: AsyncIterator[bytes]) -> PushReply:
         tally = Tally()
         known = 0
         intake = Intake(self._keeper, holder, self._limits.work, tally)
@@ -277,7 +291,7 @@ class Service:
                 await intake.add(kept)
             reader.finish()
             await intake.flush()
-        except PeerError as error:
+        except Misbehaved as error:
             raise InputError(str(error)) from error
         finally:
             # What came whole is kept, also when the stream was cut or went wrong after it; but a
@@ -290,7 +304,12 @@ class Service:
         )
 
     async def _push_large(
-        self, holder: bytes, digest: Digest, size: int, start: int, chunks: AsyncIterator[bytes]
+        self,
+        holder: Anonymous,
+        digest: Digest,
+        size: int,
+        start: int,
+        chunks: AsyncIterator[bytes],
     ) -> PushReply:
         limit = self._limits.max_replica_bytes
         if size > limit:

@@ -7,6 +7,7 @@ since: a peer finishes its descent on the set where it began, whatever is writte
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 from mesh.core.digest import Digest
 from mesh.core.tree import Tree
@@ -17,20 +18,40 @@ _MOST = 4
 _SECONDS = 120.0
 
 
+class _Kept(NamedTuple):
+    """A tree, when it was last told of or asked about, and whether it was asked about at all."""
+
+    tree: Tree
+    at: float
+    asked: bool
+
+
 class Snapshots:
     """Recent trees by root."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Digest, tuple[Tree, float]] = OrderedDict()
+        self._kept: OrderedDict[Digest, _Kept] = OrderedDict()
 
-    def keep(self, tree: Tree, now: float) -> None:
-        """A peer has been told of this tree's root, or is still asking below it."""
-        self._kept[tree.root] = (tree, now)
-        self._kept.move_to_end(tree.root)
-        while len(self._kept) > _MOST or next(iter(self._kept.values()))[1] < now - _SECONDS:
+    def keep(self, tree: Tree, now: float, *, asked: bool = False) -> None:
+        """Somebody has been told of this tree's root; `asked`: and asks below it."""
+        before = self._kept.pop(tree.root, None)
+        asked = asked or (before is not None and before.asked)
+        self._kept[tree.root] = _Kept(tree, now, asked)
+        while next(iter(self._kept.values())).at < now - _SECONDS:
             self._kept.popitem(last=False)
+        if len(self._kept) > _MOST:
+            del self._kept[self._least_needed()]
 
     def find(self, root: Digest) -> Tree | None:
         """The tree with that root, if it is kept."""
         found = self._kept.get(root)
-        return found[0] if found is not None else None
+        return found.tree if found is not None else None
+
+    def _least_needed(self) -> Digest:
+        """The oldest one that nobody asks below, but for the last; else the oldest of all.
+
+        Whoever only asks for our root while our set changes, be it all the time, thus takes no
+        tree away from a peer that is comparing.
+        """
+        *earlier, _ = self._kept
+        return next((root for root in earlier if not self._kept[root].asked), earlier[0])

@@ -8,8 +8,9 @@ from contextlib import aclosing
 import anyio
 import msgspec
 
-from mesh.actors.keeper import Holder, Keeper
+from mesh.actors.keeper import Keeper
 from mesh.core.digest import Digest, digest_of
+from mesh.core.holder import Anonymous, Configured, Holder
 from mesh.core.limits import LARGE_BLOB
 from mesh.errors import Misbehaved, Refused, StoreError, one_line
 from mesh.offload import Offload
@@ -85,12 +86,30 @@ def _verified(blobs: list[Blob]) -> list[Blob]:
     return [blob for blob in blobs if digest_of(blob.data) == blob.digest]
 
 
+def progressed(keeper: Keeper, holder: Holder, digest: Digest) -> None:
+    """Bytes of one blob have come from `holder`: its claim lasts on.
+
+    Refused when a stranger pushes what a configured peer brings, or waits to bring.
+    """
+    if isinstance(holder, Configured):
+        keeper.renew(holder, [digest])
+    elif isinstance(holder, Anonymous) and not keeper.pushing(digest):
+        raise Refused(f"blob {digest.hex()} is on its way from another peer")
+
+
 async def take_large(
-    keeper: Keeper, holder: Holder, digest: Digest, chunks: AsyncIterator[bytes], limit: int
+    keeper: Keeper,
+    holder: Holder,
+    digest: Digest,
+    chunks: AsyncIterator[bytes],
+    limit: int,
+    *,
+    exact: bool = False,
 ) -> tuple[bool, int]:
     """Store one large blob that streams in; whether it was new, and its size.
 
-    Raises Misbehaved when the bytes are another blob or more than `limit`.
+    Raises Misbehaved when the bytes are another blob, or more than `limit`, or with `exact` fewer;
+    Refused when a configured peer brings the blob that a stranger pushes.
     """
     renewed = anyio.current_time()
     async with keeper.store.incoming() as incoming:
@@ -100,7 +119,11 @@ async def take_large(
                 raise Misbehaved(f"blob {digest.hex()} is longer than the {limit} bytes announced")
             if anyio.current_time() - renewed > 1.0:
                 renewed = anyio.current_time()
-                keeper.renew(holder, [digest])
+                progressed(keeper, holder, digest)
+        if exact and incoming.size < limit:
+            raise Misbehaved(
+                f"blob {digest.hex()} ends at {incoming.size} of the {limit} bytes announced"
+            )
         item = await incoming.finish()
         if item.digest != digest:
             raise Misbehaved(f"what came as blob {digest.hex()} is {item.digest.hex()}")

@@ -84,6 +84,9 @@ class _Known:
     def hinted(self, hello: Hello) -> None:
         """Nothing to note."""
 
+    def greeted(self, hello: Hello) -> None:
+        """Nothing to note."""
+
     def is_peer(self, hello: Hello) -> bool:  # noqa: ARG002 - the port's
         """It calls us; we do not call it."""
         return False

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 from anyio import create_task_group
 
-from mesh.actors.keeper import CLIENT, Holder, Keeper
+from mesh.actors.keeper import Keeper
 from mesh.actors.local import KeeperBlobs
 from mesh.blobstash import LocalBlobs, Sync, SyncStats
 from mesh.blobstash.remote import Remote
 from mesh.config import Address, Config, parse_peer, read_keys
 from mesh.core.digest import Digest, parse_digest
+from mesh.core.holder import CLIENT, Holder
 from mesh.core.tree import Tree
 from mesh.offload import Lane, Threads
 from mesh.store.directory import DataDirectory
@@ -73,7 +74,7 @@ async def _sync(address: Address, local: LocalBlobs, work: Threads, *, one_way: 
         return await Sync(local, connect, work).sync(address.url, "", one_way)
 
 
-def _nobody_to_tell(_digests: Sequence[Digest], _source: Holder) -> None:
+def _nobody_to_tell(_digests: Sequence[Digest], _holder: Holder) -> None:
     """What is new here is announced by nobody: no node runs."""
 
 

@@ -9,7 +9,7 @@ one are compared with it, and whoever brought one that differs is known to have 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from mesh.core.digest import Digest
 
@@ -37,28 +37,32 @@ LONGEST_KEPT = 7 * 86_400.0  # seconds of this process without a byte: who was a
 # are as good as one that nobody can name: all is fetched again from one.
 MOST_PIECES = 4096
 
-Source = bytes
+Bringer: TypeAlias = bytes
+"""Who brought a part, as the record of an unfinished blob keeps it: see core.holder.bringer."""
+
+STRANGERS: Bringer = b""
+"""All those who push and are not proven to be anybody: they count as one."""
 
 
 class Piece(NamedTuple):
-    """The bytes [start, stop), as `source` brought them."""
+    """The bytes [start, stop), as `bringer` brought them."""
 
-    source: Source
+    bringer: Bringer
     start: int
     stop: int
 
 
 class Evidence(NamedTuple):
-    """A part of a blob that turned out wrong: the hash of the bytes that `source` sent."""
+    """A part of a blob that turned out wrong: the hash of the bytes that `bringer` sent."""
 
-    source: Source
+    bringer: Bringer
     start: int
     stop: int
     hash: bytes
 
 
 class Progress:
-    """The pieces of one blob so far. One that is fetched `alone` has one source only."""
+    """The pieces of one blob so far. One that is fetched `alone` has one bringer only."""
 
     def __init__(self, *, alone: bool = False, evidence: Sequence[Evidence] = ()) -> None:
         """`evidence`: what an earlier try brought that was wrong as a whole."""
@@ -72,35 +76,40 @@ class Progress:
         return self.pieces[-1].stop if self.pieces else 0
 
     @property
-    def sources(self) -> list[Source]:
+    def bringers(self) -> list[Bringer]:
         """Who had a part in it, in the order in which they first did."""
-        return list(dict.fromkeys(piece.source for piece in self.pieces))
+        return list(dict.fromkeys(piece.bringer for piece in self.pieces))
 
-    def welcomes(self, source: Source) -> bool:
-        """Whether `source` may go on where the pieces end; otherwise it has to begin anew."""
+    @property
+    def guarded(self) -> bool:
+        """Whether a configured peer has a part in it, so that no stranger may touch it."""
+        return any(bringer != STRANGERS for bringer in self.bringers)
+
+    def welcomes(self, bringer: Bringer) -> bool:
+        """Whether `bringer` may go on where the pieces end; otherwise it has to begin anew."""
         if self.alone:
-            return self.sources in ([], [source])
-        last = self.pieces[-1].source if self.pieces else source
-        return source == last or len(self.pieces) < MOST_PIECES
+            return self.bringers in ([], [bringer])
+        last = self.pieces[-1].bringer if self.pieces else bringer
+        return bringer == last or len(self.pieces) < MOST_PIECES
 
-    def add(self, source: Source, length: int) -> None:
-        """`source` brought the next `length` bytes."""
+    def add(self, bringer: Bringer, length: int) -> None:
+        """`bringer` brought the next `length` bytes."""
         if length == 0:
             return
         start, stop = self.size, self.size + length
-        if self.pieces and self.pieces[-1].source == source:
+        if self.pieces and self.pieces[-1].bringer == bringer:
             start = self.pieces.pop().start
-        self.pieces.append(Piece(source, start, stop))
+        self.pieces.append(Piece(bringer, start, stop))
 
-    def liar(self) -> Source | None:
+    def liar(self) -> Bringer | None:
         """Whom a whole that is not what its name says convicts; None when it may be one of many."""
-        sources = self.sources
-        return sources[0] if len(sources) == 1 else None
+        bringers = self.bringers
+        return bringers[0] if len(bringers) == 1 else None
 
-    def liars(self, hashes: Sequence[bytes]) -> list[Source]:
+    def liars(self, hashes: Sequence[bytes]) -> list[Bringer]:
         """Who sent a part that differs, given the hash of the right bytes of each evidence."""
         wrong = (
-            seen.source
+            seen.bringer
             for seen, right in zip(self.evidence, hashes, strict=True)
             if seen.hash != right
         )
@@ -120,11 +129,15 @@ class Tries:
 
 
 class Kept(NamedTuple):
-    """An unfinished blob in the store. `busy` while bytes of it are arriving."""
+    """An unfinished blob in the store. `busy` while bytes of it are arriving.
+
+    `guarded`: see Progress.guarded.
+    """
 
     digest: Digest
     size: int
     busy: bool
+    guarded: bool = False
 
 
 class Shelf:

@@ -19,9 +19,14 @@ BACKOFF_CAP = 300.0  # a peer that is down for a day still costs only some hundr
 # follows them closely enough, since each round takes all there is.
 HINT_SPACING = 1.0
 
+# Being contacted brings the next round forward no more often than this. A Hello proves nothing:
+# whoever says one in a peer's name again and again would otherwise make us try that peer all the
+# time. A peer that is back says so with every round of its own, which come every 30 s.
+CONTACT_SPACING = 10.0
+
 
 class _Entry:
-    __slots__ = ("due", "earliest", "failures", "finished", "hinted", "running")
+    __slots__ = ("contacted", "due", "earliest", "failures", "finished", "hinted", "running")
 
     def __init__(self, due: float) -> None:
         self.due = due
@@ -32,6 +37,8 @@ class _Entry:
         # Seconds after the end of the round that is running, when another one is wanted then.
         self.hinted: float | None = None
         self.finished = float("-inf")
+        # When being contacted last brought a round forward.
+        self.contacted = float("-inf")
 
 
 class Schedule(Generic[K]):
@@ -98,10 +105,11 @@ class Schedule(Generic[K]):
                 entry.due = min(entry.due, soon)
 
     def contacted(self, peer: K, now: float) -> None:
-        """The peer reached us: whatever kept us from it is likely over."""
+        """Somebody who may be the peer reached us: what kept us from it may be over."""
         entry = self._entries.get(peer)
-        if entry and entry.failures:
+        if entry and entry.failures and now >= entry.contacted + CONTACT_SPACING:
             entry.failures = 0
+            entry.contacted = now
             soon = max(now + self._random.uniform(0.0, BACKOFF_BASE), entry.earliest)
             entry.due = min(entry.due, soon)
 

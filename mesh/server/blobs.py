@@ -11,6 +11,7 @@ from quart import Quart, Response, request
 
 from mesh.actors.transfer import Intake, Tally
 from mesh.core.digest import Digest, parse_digest, parse_prefix
+from mesh.core.holder import CLIENT
 from mesh.core.limits import LARGE_BLOB
 from mesh.errors import InputError, Misbehaved
 from mesh.node import Node
@@ -109,7 +110,7 @@ class _Blobs:
         tally = Tally()
         reader = FrameReader()
         count = 0
-        intake = Intake(self._keeper, b"", self._node.work, tally)
+        intake = Intake(self._keeper, CLIENT, self._node.work, tally)
         try:
             async for chunk in chunks:
                 frames = reader.feed(chunk)

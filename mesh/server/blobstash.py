@@ -19,6 +19,7 @@ from mesh.blobstash.stats import SyncStats, go_duration
 from mesh.blobstash.sync import Sync
 from mesh.config import Address, parse_peer
 from mesh.core.digest import Digest, parse_digest
+from mesh.core.holder import CLIENT
 from mesh.core.limits import LARGE_BLOB
 from mesh.errors import ConfigError, InputError, PeerError, Refused, one_line
 from mesh.node import Node
@@ -44,7 +45,7 @@ _BINARY = frozenset((*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20))
 def add_routes(app: Quart, node: Node, connect: Connect) -> None:
     """Everything below /api/."""
     limit = node.config.max_replica_bytes
-    local = KeeperBlobs(node.keeper, b"", limit)
+    local = KeeperBlobs(node.keeper, CLIENT, limit)
     exact = node.config.blobstash_listing == "exact"
     sync = Sync(local, lambda url, _: connect(parse_peer(url)), node.work, exact=exact)
     blobs, syncs = _Blobs(node), _Syncs(node, sync, connect)

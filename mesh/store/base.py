@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from mesh.core.digest import Digest
-from mesh.core.partial import Kept, Progress, Source
+from mesh.core.partial import Bringer, Kept, Progress
 from mesh.core.tree import Tree
 
 
@@ -148,7 +148,7 @@ class Resumed(Protocol):
     async def finish(self) -> Item:
         """All bytes are there: their name, which may be another one, and they are durable."""
 
-    async def liars(self) -> list[Source]:
+    async def liars(self) -> list[Bringer]:
         """After `finish` with the right name: who sent wrong parts of an earlier try."""
 
     async def restart(self, *, alone: bool) -> None:
@@ -242,8 +242,13 @@ class BlobStore(Protocol):
 
     # --- blobs that arrive in several goes, and the disk --------------------------------------
 
-    def resume(self, digest: Digest, source: Source) -> AbstractAsyncContextManager[Resumed | None]:
-        """Go on with a large blob that `source` brings; None while somebody else does so."""
+    def resume(
+        self, digest: Digest, bringer: Bringer
+    ) -> AbstractAsyncContextManager[Resumed | None]:
+        """Go on with a large blob that `bringer` brings.
+
+        None while somebody else does so, and for STRANGERS where a configured peer has a part.
+        """
 
     async def room(self, *, trial: bool) -> Room:
         """How much room there is. With `trial` a little is written first.

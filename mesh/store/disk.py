@@ -17,7 +17,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import anyio
 
 from mesh.core.digest import Digest
-from mesh.core.partial import Kept, Source
+from mesh.core.partial import Bringer, Kept
 from mesh.core.tree import Tree, prefix_range
 from mesh.errors import StoreError
 from mesh.offload import Offload
@@ -251,10 +251,10 @@ class DiskStore:
                 await arriving.drop()
 
     def resume(
-        self, digest: Digest, source: Source
+        self, digest: Digest, bringer: Bringer
     ) -> AbstractAsyncContextManager[PartialFile | None]:
         """Go on with a large blob."""
-        return self._partials.resume(digest, source)
+        return self._partials.resume(digest, bringer)
 
     async def room(self, *, trial: bool) -> Room:
         """What the file system says, maybe after a small write."""

@@ -11,7 +11,7 @@ import anyio.lowlevel
 
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
-from mesh.core.partial import Evidence, Kept, Progress, Source
+from mesh.core.partial import STRANGERS, Bringer, Evidence, Kept, Progress
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import (
@@ -203,13 +203,15 @@ class MemoryStore:
         yield _MemoryIncoming()
 
     @asynccontextmanager
-    async def resume(self, digest: Digest, source: Source) -> AsyncIterator[_MemoryPartial | None]:
+    async def resume(
+        self, digest: Digest, bringer: Bringer
+    ) -> AsyncIterator[_MemoryPartial | None]:
         """Go on with a large blob."""
         partial = self._partials.setdefault(digest, _MemoryPartial())
-        if partial.busy:
+        if partial.busy or (bringer == STRANGERS and partial.progress.guarded):
             yield None
             return
-        partial.begin(source)
+        partial.begin(bringer)
         try:
             yield partial
         finally:
@@ -227,7 +229,10 @@ class MemoryStore:
         """The blobs of which a part has come."""
         await anyio.lowlevel.checkpoint()
         kept = sorted(self._partials.items())
-        return [Kept(digest, each.progress.size, each.busy) for digest, each in kept]
+        return [
+            Kept(digest, each.progress.size, each.busy, each.progress.guarded)
+            for digest, each in kept
+        ]
 
     async def drop_partial(self, digest: Digest) -> None:
         """Forget what has come of a blob."""
@@ -244,12 +249,12 @@ class _MemoryPartial:
         self.progress = Progress()
         self.busy = False
         self.over = False
-        self._source: Source = b""
+        self._bringer: Bringer = STRANGERS
         self._data = bytearray()
 
-    def begin(self, source: Source) -> None:
-        self.busy, self._source = True, source
-        if not self.progress.welcomes(source):
+    def begin(self, bringer: Bringer) -> None:
+        self.busy, self._bringer = True, bringer
+        if not self.progress.welcomes(bringer):
             self._anew(Progress(alone=self.progress.alone, evidence=self.progress.evidence))
 
     async def recall(self) -> bool:
@@ -258,7 +263,7 @@ class _MemoryPartial:
 
     async def write(self, chunk: bytes) -> None:
         await anyio.lowlevel.checkpoint()
-        self.progress.add(self._source, len(chunk))
+        self.progress.add(self._bringer, len(chunk))
         self._data += chunk
 
     async def save(self) -> None:
@@ -269,7 +274,7 @@ class _MemoryPartial:
         data = bytes(self._data)
         return _Staged(digest_of(data), data)
 
-    async def liars(self) -> list[Source]:
+    async def liars(self) -> list[Bringer]:
         await anyio.lowlevel.checkpoint()
         evidence = self.progress.evidence
         return self.progress.liars([self._hash(part.start, part.stop) for part in evidence])

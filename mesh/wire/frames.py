@@ -73,7 +73,7 @@ class FrameReader:
         at = 0
         while not self.ended and len(buffer) - at >= HEADER_SIZE:
             kind, digest, length = _HEADER.unpack_from(buffer, at)
-            body = self._body_length(kind, length)
+            body = self._body_length(kind, digest, length)
             if len(buffer) - at < HEADER_SIZE + body:
                 break
             at += HEADER_SIZE
@@ -94,14 +94,16 @@ class FrameReader:
         if not self.ended:
             raise Unreachable(f"the batch was cut after {self._seen} blobs")
 
-    def _body_length(self, kind: int, length: int) -> int:
+    def _body_length(self, kind: int, digest: bytes, length: int) -> int:
         """How many bytes follow a header, checked before they are waited for."""
         if kind == Kind.BLOB:
             if length > self._limit:
                 raise Misbehaved(f"a frame of {length} bytes; the limit is {self._limit}")
             return length
-        if kind == Kind.END and length != self._seen:
-            raise Misbehaved(f"the end mark counts {length} frames, {self._seen} came")
         if kind > Kind.LATER:
             raise Misbehaved(f"a frame of unknown kind {kind}")
+        if kind == Kind.END and length != self._seen:
+            raise Misbehaved(f"the end mark counts {length} frames, {self._seen} came")
+        if kind == Kind.END and digest != _NOTHING:
+            raise Misbehaved(f"the end mark names a blob, {digest.hex()}")
         return 0

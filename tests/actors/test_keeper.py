@@ -11,9 +11,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mesh.actors.actor import supervise
-from mesh.actors.keeper import CLIENT, Holder, Keeper
+from mesh.actors.keeper import Keeper
 from mesh.core.claims import LEASE, MAX_CLAIMS, PENALTY
 from mesh.core.digest import Digest, digest_of
+from mesh.core.holder import CLIENT, Configured, Holder
 from mesh.core.tree import Tree
 from mesh.errors import Full, StoreError
 from mesh.store.base import Blob, Item
@@ -22,7 +23,7 @@ from tests.actors.world import blobs, filled, until
 
 pytestmark = pytest.mark.trio
 
-ANN, BOB = b"ann" * 6, b"bob" * 6
+ANN, BOB = Configured("http://ann:7280"), Configured("http://bob:7280")
 
 
 class Gated(MemoryStore):
@@ -67,8 +68,8 @@ class Told:
     def __init__(self) -> None:
         self.news: list[tuple[list[Digest], Holder]] = []
 
-    def __call__(self, digests: Sequence[Digest], source: Holder) -> None:
-        self.news.append((list(digests), source))
+    def __call__(self, digests: Sequence[Digest], holder: Holder) -> None:
+        self.news.append((list(digests), holder))
 
 
 @asynccontextmanager

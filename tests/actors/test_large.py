@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from mesh.core.claims import PENALTY
 from mesh.core.digest import digest_of
+from mesh.core.holder import Configured, bringer
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import FRUITLESS, PROGRESS
 from mesh.errors import InputError, Refused, Unreachable
@@ -31,6 +32,7 @@ from tests.actors.world import (
     filled,
     large,
     until,
+    url_of,
 )
 
 trio_test = pytest.mark.trio
@@ -96,7 +98,7 @@ async def test_a_blob_is_gone_on_with_from_another_peer_and_after_a_restart(
         await until(lambda: a.traffic("b").down > 2 * LARGE_BLOB, 60.0)
         await a.stop()
         (kept,) = await a.store.partials()
-        assert (kept.digest, kept.busy) == (NAME, False)
+        assert (kept.digest, kept.busy, kept.guarded) == (NAME, False, True)
         assert kept.size > LARGE_BLOB
         again = world.add("again", ["c"], store=a.store, interval=HOUR)
         await again.start()
@@ -130,7 +132,7 @@ async def test_one_of_two_sources_lies_and_the_other_convicts_it(
         await world.start("c", store=await filled(BLOB))
 
         store = MemoryStore()
-        async with store.resume(NAME, world.members[0].node_id) as arriving:
+        async with store.resume(NAME, bringer(Configured(url_of("b")))) as arriving:
             assert arriving is not None
             await arriving.write(b"x" + BLOB[1:LARGE_BLOB])
         honest = world.add("honest", ["c", "b"], store=store, interval=HOUR)
@@ -227,8 +229,8 @@ async def test_a_peer_that_declines_keeps_what_others_brought(autojump_clock: Mo
         wires = {"b": lambda wire: Refusing(wire, "blob", None)}
         a = await world.start("a", ["b"], store=store, interval=30.0, wires=wires)
         await trio.sleep(20.0)
-        ((_, size, _),) = await a.store.partials()
-        assert size == LARGE_BLOB
+        (kept,) = await a.store.partials()
+        assert kept.size == LARGE_BLOB
         a.wire("b").broken = False
         await world.level(3 * PENALTY)
         assert starts(a, "b")[-1] == LARGE_BLOB

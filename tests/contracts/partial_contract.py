@@ -9,7 +9,7 @@ import pytest
 
 from mesh.core.digest import digest_of
 from mesh.core.limits import LARGE_BLOB
-from mesh.core.partial import Kept, Piece
+from mesh.core.partial import STRANGERS, Kept, Piece
 from mesh.store.base import BlobStore
 from tests.contracts.store_contract import Home, expect, opened
 
@@ -20,18 +20,18 @@ FIRST, SECOND = 1_700_001, 3_000_000
 
 
 async def bring(
-    store: BlobStore, start: int, stop: int, source: bytes = ONE, data: bytes = DATA
+    store: BlobStore, start: int, stop: int, bringer: bytes = ONE, data: bytes = DATA
 ) -> None:
-    """`source` brings the bytes [start, stop), which have to be the next ones."""
-    async with store.resume(NAME, source) as arriving:
+    """`bringer` brings the bytes [start, stop), which have to be the next ones."""
+    async with store.resume(NAME, bringer) as arriving:
         assert arriving is not None
         assert arriving.progress.size == start
         for at in range(start, stop, 300_000):
             await arriving.write(data[at : min(at + 300_000, stop)])
 
 
-async def complete(store: BlobStore, source: bytes = ONE) -> None:
-    async with store.resume(NAME, source) as arriving:
+async def complete(store: BlobStore, bringer: bytes = ONE) -> None:
+    async with store.resume(NAME, bringer) as arriving:
         assert arriving is not None
         item = await arriving.finish()
         assert (item.digest, item.size) == (NAME, len(DATA))
@@ -50,7 +50,7 @@ class PartialContract:
         async with opened(home) as store:
             await bring(store, 0, FIRST)
             await bring(store, FIRST, SECOND, TWO)
-            assert await store.partials() == [Kept(NAME, SECOND, False)]
+            assert await store.partials() == [Kept(NAME, SECOND, False, True)]
             await expect(store, [])
             await bring(store, SECOND, len(DATA))
             await complete(store)
@@ -61,7 +61,7 @@ class PartialContract:
         async with opened(home) as store:
             await bring(store, 0, FIRST)
         async with opened(home) as store:
-            assert await store.partials() == [Kept(NAME, FIRST, False)]
+            assert await store.partials() == [Kept(NAME, FIRST, False, True)]
             await bring(store, FIRST, len(DATA), TWO)
         async with opened(home) as store:
             async with store.resume(NAME, ONE) as arriving:
@@ -96,8 +96,35 @@ class PartialContract:
                 assert second is None
             await first.write(DATA)
             await store.drop_partial(NAME)
-            assert await store.partials() == [Kept(NAME, len(DATA), True)]
+            assert await store.partials() == [Kept(NAME, len(DATA), True, True)]
             assert (await first.finish()).digest == NAME
+
+    async def test_strangers_touch_nothing_that_a_configured_peer_has_a_part_in(
+        self, home: Home
+    ) -> None:
+        async with opened(home) as store:
+            await bring(store, 0, FIRST, STRANGERS)
+            assert await store.partials() == [Kept(NAME, FIRST, False, False)]
+            await bring(store, FIRST, SECOND, ONE)
+            async with store.resume(NAME, STRANGERS) as arriving:
+                assert arriving is None
+                # Nor do they keep the peer away while they push the blob as a whole.
+                await bring(store, SECOND, len(DATA), ONE)
+            assert await store.partials() == [Kept(NAME, len(DATA), False, True)]
+            await complete(store)
+            await expect(store, [DATA])
+
+    async def test_what_is_fetched_alone_is_not_begun_anew_by_strangers(self, home: Home) -> None:
+        async with opened(home) as store:
+            async with store.resume(NAME, ONE) as arriving:
+                assert arriving is not None
+                await arriving.write(b"wrong")
+                await arriving.restart(alone=True)
+                await arriving.write(DATA[:FIRST])
+            async with store.resume(NAME, STRANGERS) as arriving:
+                assert arriving is None
+            await bring(store, FIRST, len(DATA), ONE)
+            await complete(store)
 
     async def test_a_go_that_brings_nothing_leaves_nothing(self, home: Home) -> None:
         async with opened(home) as store:

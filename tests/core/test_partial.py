@@ -13,6 +13,7 @@ from mesh.core.partial import (
     MOST_KEPT_BYTES,
     MOST_PIECES,
     PROGRESS,
+    STRANGERS,
     Evidence,
     Kept,
     Piece,
@@ -22,29 +23,29 @@ from mesh.core.partial import (
 )
 from tests.oracles import blobs, quick
 
-SOURCES = st.sampled_from([b"one", b"two", b"three"])
+BRINGERS = st.sampled_from([b"one", b"two", b"three"])
 
 
 # --- pieces ----------------------------------------------------------------------------------
 
 
 @quick
-@given(st.lists(st.tuples(SOURCES, st.integers(0, 40))))
-def test_every_byte_has_the_source_that_brought_it(brought: list[tuple[bytes, int]]) -> None:
+@given(st.lists(st.tuples(BRINGERS, st.integers(0, 40))))
+def test_every_byte_has_the_bringer_that_is_noted(brought: list[tuple[bytes, int]]) -> None:
     progress = Progress()
     owners: list[bytes] = []
-    for source, length in brought:
-        progress.add(source, length)
-        owners += [source] * length
+    for bringer, length in brought:
+        progress.add(bringer, length)
+        owners += [bringer] * length
     assert progress.size == len(owners)
-    told = [piece.source for piece in progress.pieces for _ in range(piece.start, piece.stop)]
+    told = [piece.bringer for piece in progress.pieces for _ in range(piece.start, piece.stop)]
     assert told == owners
-    assert progress.sources == list(dict.fromkeys(owners))
+    assert progress.bringers == list(dict.fromkeys(owners))
     neighbours = zip(progress.pieces, progress.pieces[1:], strict=False)
-    assert all(one.stop == two.start and one.source != two.source for one, two in neighbours)
+    assert all(one.stop == two.start and one.bringer != two.bringer for one, two in neighbours)
 
 
-def test_bytes_of_one_source_are_one_piece() -> None:
+def test_bytes_of_one_bringer_are_one_piece() -> None:
     progress = Progress()
     for length in (5, 0, 7):
         progress.add(b"one", length)
@@ -59,12 +60,22 @@ def test_anybody_may_go_on_with_what_is_not_fetched_alone() -> None:
     assert progress.welcomes(b"two")
 
 
-def test_what_is_fetched_alone_has_one_source() -> None:
+def test_what_is_fetched_alone_has_one_bringer() -> None:
     progress = Progress(alone=True)
     assert progress.welcomes(b"one")
     progress.add(b"one", 5)
     assert progress.welcomes(b"one")
     assert not progress.welcomes(b"two")
+
+
+def test_what_a_configured_peer_has_a_part_in_is_guarded() -> None:
+    progress = Progress()
+    assert not progress.guarded
+    progress.add(STRANGERS, 5)
+    assert not progress.guarded
+    progress.add(b"one", 1)
+    progress.add(STRANGERS, 5)
+    assert progress.guarded
 
 
 def test_peers_that_take_turns_without_end_do_not_make_the_record_grow() -> None:
@@ -79,7 +90,7 @@ def test_peers_that_take_turns_without_end_do_not_make_the_record_grow() -> None
 # --- who lied --------------------------------------------------------------------------------
 
 
-def test_a_wrong_whole_convicts_its_only_source() -> None:
+def test_a_wrong_whole_convicts_its_only_bringer() -> None:
     progress = Progress()
     assert progress.liar() is None
     progress.add(b"one", 5)
@@ -89,18 +100,18 @@ def test_a_wrong_whole_convicts_its_only_source() -> None:
 
 
 @quick
-@given(st.lists(st.tuples(SOURCES, st.binary(min_size=1, max_size=5), st.booleans()), max_size=9))
+@given(st.lists(st.tuples(BRINGERS, st.binary(min_size=1, max_size=5), st.booleans()), max_size=9))
 def test_evidence_convicts_those_whose_bytes_differ(
     parts: list[tuple[bytes, bytes, bool]],
 ) -> None:
     evidence, right, at = [], [], 0
-    for source, data, lies in parts:
+    for bringer, data, lies in parts:
         sent = bytes(each ^ 1 for each in data) if lies else data
-        evidence.append(Evidence(source, at, at + len(data), digest_of(sent)))
+        evidence.append(Evidence(bringer, at, at + len(data), digest_of(sent)))
         right.append(digest_of(data))
         at += len(data)
     progress = Progress(alone=True, evidence=evidence)
-    assert set(progress.liars(right)) == {source for source, _, lies in parts if lies}
+    assert set(progress.liars(right)) == {bringer for bringer, _, lies in parts if lies}
 
 
 # --- going on --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mesh.core.schedule import (
     BACKOFF_BASE,
     BACKOFF_CAP,
+    CONTACT_SPACING,
     FIRST_WITHIN,
     HINT_SPACING,
     JITTER,
@@ -219,6 +220,22 @@ def test_being_contacted_ends_the_backoff_within_a_second_at_random() -> None:
         return schedule.next_due() - now - 50.0
 
     assert fills(samples(delay), -1e-9, BACKOFF_BASE + 1e-9)
+
+
+def test_contacts_without_end_reset_the_backoff_no_more_often_than_they_may() -> None:
+    schedule = Schedule(INTERVAL, Random(1))
+    now = running(schedule)
+    schedule.failed("a", now)
+    resets = 0
+    for step in range(1000):
+        at = now + step / 10
+        if at >= schedule.next_due():
+            assert schedule.take_due(at) == ["a"]
+            schedule.failed("a", at)
+        before = schedule.failures("a")
+        schedule.contacted("a", at)
+        resets += schedule.failures("a") < before
+    assert resets == 100.0 / CONTACT_SPACING
 
 
 def test_neither_contact_nor_hint_overrides_what_a_busy_peer_asked_for() -> None:

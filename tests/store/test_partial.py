@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import json
 import os
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -139,7 +142,7 @@ async def test_a_commit_that_fails_keeps_what_came() -> None:
             await Receiver().run(store)
         files.heal()
         assert await store.size(NAME) is None
-        assert await store.partials() == [Kept(NAME, len(DATA), False)]
+        assert await store.partials() == [Kept(NAME, len(DATA), False, True)]
         await commit(store)
         assert await content(store) == DATA
 
@@ -191,6 +194,26 @@ async def test_a_torn_line_of_the_record_costs_its_piece() -> None:
     async with opened(disk) as store, store.resume(NAME, b"0") as arriving:
         assert arriving is not None
         assert arriving.progress.size == 1_000_000
+    await goes_on(disk, 1_000_000)
+
+
+async def test_a_record_of_the_first_version_is_gone_on_with() -> None:
+    """It names whoever brought a part by the node id that was said, in the field `source`."""
+    lines = [
+        {"type": "head", "alone": False, "evidence": []},
+        {"type": "saved", "source": base64.b64encode(bytes(range(16))).decode(), "stop": 1_000_000},
+    ]
+    disk = MemoryFiles()
+    async with opened(disk) as store, store.resume(NAME, b"0") as arriving:
+        assert arriving is not None
+        await arriving.write(DATA[:1_000_000])
+    record = b""
+    for line in lines:
+        text = json.dumps(line, separators=(",", ":")).encode()
+        record += b"%08x %s\n" % (zlib.crc32(text), text)
+    disk.content(RECORD)[:] = record
+    async with opened(disk) as store:
+        assert await store.partials() == [Kept(NAME, 1_000_000, False, True)]
     await goes_on(disk, 1_000_000)
 
 

@@ -17,6 +17,9 @@ from tests.oracles import blobs
 
 WORD = 2**64
 
+# A key as a key file may hold one: no blanks.
+SECRET = b"a-secret"
+
 
 class SlowKey(NamedTuple):
     first: int
@@ -72,9 +75,12 @@ def slow_counts(cells: list[tuple[int, int]]) -> bytes:
 
 
 def vectors() -> dict[str, object]:
-    keys = [(b"", 0), (b"a secret", 0), (b"a secret", 1)]
-    key = slow_key(b"a secret")
+    keys = [(b"", 0), (SECRET, 0), (SECRET, 1)]
+    key = slow_key(SECRET)
     return {
+        "digests": "BLAKE2b-256 of 'mesh test blob <i>' in ASCII, for i from 0 to blobs - 1",
+        "secret": SECRET.hex(),
+        "set": 0,
         "keys": [
             {
                 "secret": secret.hex(),

@@ -164,6 +164,14 @@ def test_a_stream_that_is_cut_anywhere_is_seen(sent: list[Frame], data: st.DataO
         reader.finish()
 
 
+@pytest.mark.parametrize("name", [NAME, b"\x00" * 31 + b"\x01"])
+def test_an_end_mark_that_names_a_blob_is_refused(name: Digest) -> None:
+    reader = FrameReader()
+    with pytest.raises(Misbehaved, match="the end mark names a blob"):
+        reader.feed(frame(Kind.END, name, 0))
+    assert not reader.ended
+
+
 @quick
 @given(frames, lengths)
 def test_an_end_mark_that_counts_otherwise_is_refused(sent: list[Frame], count: int) -> None:

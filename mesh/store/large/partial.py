@@ -21,7 +21,7 @@ import anyio
 import msgspec
 
 from mesh.core.digest import Digest, new_hasher
-from mesh.core.partial import Evidence, Kept, Progress, Source
+from mesh.core.partial import STRANGERS, Bringer, Evidence, Kept, Progress
 from mesh.errors import StoreError, one_line
 from mesh.offload import Offload
 from mesh.store.base import Item
@@ -56,9 +56,9 @@ class _Head(msgspec.Struct, frozen=True, tag="head"):
 
 
 class _Saved(msgspec.Struct, frozen=True, tag="saved"):
-    """The piece from where the line before ended up to `stop` came from `source`."""
+    """The piece from where the line before ended up to `stop` came from `bringer`."""
 
-    source: Source
+    bringer: Bringer = msgspec.field(name="source")
     stop: int
 
 
@@ -75,14 +75,16 @@ def record_of(digest: Digest) -> str:
 class PartialFile:
     """See store.base.Resumed. Made, opened and closed by `Partials`."""
 
-    def __init__(self, files: Files, digest: Digest, source: Source, work: Offload) -> None:
+    def __init__(self, files: Files, digest: Digest, bringer: Bringer, work: Offload) -> None:
         self.progress = Progress()
         self.sealed = False
         """Finished, and maybe about to be committed: nobody may touch the file."""
         self.closed = False
+        self.barred = False
+        """A stranger brings it and a configured peer has a part in it: nothing was opened."""
         self._digest = digest
         self._files = files
-        self._source = source
+        self._bringer = bringer
         self._work = work
         self.name = name_of(digest)
         self._data: Appender | None = None
@@ -98,7 +100,7 @@ class PartialFile:
         self._recorded = False
 
     async def open(self) -> None:
-        """Take up what is there, or begin; anew if this source may not go on with it."""
+        """Take up what is there, or begin; anew if this bringer may not go on with it."""
         await self._work(self._open)
 
     async def close(self) -> None:
@@ -118,7 +120,7 @@ class PartialFile:
         """Take the next bytes."""
         self._pieces.append(chunk)
         self._held += len(chunk)
-        self.progress.add(self._source, len(chunk))
+        self.progress.add(self._bringer, len(chunk))
         if self._held >= _PIECE:
             await self._work(self._flush)
 
@@ -135,7 +137,7 @@ class PartialFile:
         digest, sums = Digest(self._hasher.digest()), self._sums.finish()
         return StagedFile(digest, self.progress.size, self.name, sums)
 
-    async def liars(self) -> list[Source]:
+    async def liars(self) -> list[Bringer]:
         """Compare the parts of an earlier try with what is here now."""
         parts = self.progress.evidence
         return self.progress.liars(await self._work(self._hashes, parts)) if parts else []
@@ -157,7 +159,10 @@ class PartialFile:
             found, end = read_record(self._files, self._digest)
             if found is None or not self._holds(found.size):
                 self._begin(Progress())
-            elif not found.welcomes(self._source):
+            elif self._bringer == STRANGERS and found.guarded:
+                self.barred = True
+                return
+            elif not found.welcomes(self._bringer):
                 self._begin(Progress(alone=found.alone, evidence=found.evidence))
             else:
                 self._go_on(found, end)
@@ -228,7 +233,7 @@ class PartialFile:
                 self._record()
             for piece in self.progress.pieces:
                 if piece.stop > self._saved:
-                    self._note(_Saved(piece.source, piece.stop))
+                    self._note(_Saved(piece.bringer, piece.stop))
                     self._saved = piece.stop
 
     def _seal(self) -> None:
@@ -306,20 +311,24 @@ class Partials:
         self._open: dict[Digest, PartialFile] = {}
 
     @asynccontextmanager
-    async def resume(self, digest: Digest, source: Source) -> AsyncIterator[PartialFile | None]:
+    async def resume(self, digest: Digest, bringer: Bringer) -> AsyncIterator[PartialFile | None]:
         """See BlobStore.resume."""
         if digest in self._open:
             yield None
             return
-        partial = self._open[digest] = PartialFile(self._files, digest, source, self._work)
+        partial = self._open[digest] = PartialFile(self._files, digest, bringer, self._work)
         try:
             await partial.open()
-            yield partial
+            if not partial.barred:
+                yield partial
         finally:
             with anyio.CancelScope(shield=True):
                 await partial.close()
             if not partial.sealed:
                 del self._open[digest]
+        if partial.barred:
+            # Let go of first: while the stranger pushes, a configured peer may go on with it.
+            yield None
 
     def committed(self, items: Sequence[Item]) -> None:
         """A commit of these is over, well or not: what was sealed for it may be touched again."""
@@ -335,8 +344,11 @@ class Partials:
         found = await self._work(_listed, self._files)
         for digest, partial in self._open.items():
             if digest in found:
-                found[digest] = partial.progress.size
-        return [Kept(digest, size, digest in self._open) for digest, size in sorted(found.items())]
+                found[digest] = partial.progress.size, partial.progress.guarded
+        return [
+            Kept(digest, size, digest in self._open, guarded)
+            for digest, (size, guarded) in sorted(found.items())
+        ]
 
     async def drop(self, digest: Digest) -> None:
         """See BlobStore.drop_partial."""
@@ -389,7 +401,7 @@ def read_record(files: Files, digest: Digest) -> tuple[Progress | None, int]:
         if isinstance(said, _Head):
             progress = Progress(alone=said.alone, evidence=said.evidence)
         elif progress is not None:
-            progress.add(said.source, said.stop - progress.size)
+            progress.add(said.bringer, said.stop - progress.size)
     return progress, end
 
 
@@ -398,15 +410,17 @@ def _line(said: _Head | _Saved) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _listed(files: Files) -> dict[Digest, int]:
-    """The partial blobs, and how many bytes of each are known to be good."""
+def _listed(files: Files) -> dict[Digest, tuple[int, bool]]:
+    """The partial blobs: how many bytes of each are known to be good, and whether guarded."""
     with translated("cannot list what has come of large blobs"):
         return {digest: _good(files, digest, size) for digest, size in _kept(files).items()}
 
 
-def _good(files: Files, digest: Digest, size: int) -> int:
+def _good(files: Files, digest: Digest, size: int) -> tuple[int, bool]:
     progress, _ = read_record(files, digest)
-    return progress.size if progress is not None and progress.size <= size else 0
+    if progress is None or progress.size > size:
+        return 0, False
+    return progress.size, progress.guarded
 
 
 def _kept(files: Files) -> dict[Digest, int]:

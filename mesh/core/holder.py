@@ -1,0 +1,62 @@
+"""Who brings a blob: the one place that says what is proven about it.
+
+- `Client`: a client of this node, or a command that works on its data directory.
+- `Configured`: whoever answers at the address of a peer that our configuration lists. We opened
+  the connection, so what comes over it is proven as far as that address is. Only such a holder can
+  be blamed, penalised, shown to have lied, or have claims of its own.
+- `Anonymous`: whoever sent us a request. Everybody who has the key of the mesh can send one, and
+  can write any node id into its path and its Hello. So all of them are one holder, about whom
+  nothing is proven. The node id that came with the request is kept as a `label`.
+
+A label is used for one thing: a new blob is not offered back to the node that sent it. Somebody
+who pushes a good blob in the name of B gains that we do not announce this blob to B, which then
+finds it in its next round. Two holders that differ in their labels alone are equal, so no table
+can be keyed by a label.
+
+Keys that prove an identity belong here, as one more kind of holder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from mesh.core.partial import STRANGERS, Bringer
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client of this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The peer at one address of our configuration."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Anonymous:
+    """Somebody who sent us a request. `label`: the node id that it claims, which proves nothing."""
+
+    label: bytes = field(default=b"", compare=False)
+
+
+Holder: TypeAlias = Client | Configured | Anonymous
+
+CLIENT = Client()
+
+
+def bringer(holder: Holder) -> Bringer:
+    """`holder` as the record of an unfinished blob names it, over restarts."""
+    return holder.url.encode() if isinstance(holder, Configured) else STRANGERS
+
+
+def peer_of(brought: Bringer) -> Configured | None:
+    """The peer that the record of an unfinished blob names; None for what nobody can be blamed.
+
+    Records of version 0.1.0 name peers by the node ids that were said: these prove nothing.
+    """
+    url = brought.decode("utf-8", "replace")
+    return Configured(url) if "://" in url else None
