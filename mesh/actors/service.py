@@ -25,6 +25,7 @@ from mesh.core.digest import Digest, parse_digest, split_digests
 from mesh.core.reconcile import SHORT_HASH, Ask, answer
 from mesh.core.shortcut import MAX_PREFIXES, Moment, find
 from mesh.core.tree import LEAF_MAX, Tree
+from mesh.decoding import from_hex
 from mesh.errors import InputError, Misbehaved, PeerError, Refused, StoreError
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import (
@@ -355,7 +356,7 @@ def _check_ask(ask: Ask) -> None:
 def _node(text: str) -> bytes:
     if len(text) != 32 or any(c not in "0123456789abcdef" for c in text):
         raise InputError(f"not a node id: {text[:80]!a}")
-    return bytes.fromhex(text)
+    return from_hex(text)
 
 
 def _number(text: str) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 
 from quart import Response, request
 
 from mesh.config import Secret, is_loopback
+from mesh.decoding import from_base64
+from mesh.errors import Undecodable
 from mesh.server.answers import problem
 
 _BLOBSTASH = "/api/"
@@ -55,8 +55,8 @@ def _shown(header: str) -> bytes:
     if scheme.lower() != "basic":
         return b""
     try:
-        user, _, password = base64.b64decode(value.strip(), validate=True).partition(b":")
-    except (binascii.Error, ValueError):
+        user, _, password = from_base64(value.strip()).partition(b":")
+    except Undecodable:
         return b""
     return password if not user else b""
 
