@@ -26,7 +26,7 @@ from mesh.core.reconcile import SHORT_HASH, Ask, answer
 from mesh.core.shortcut import MAX_PREFIXES, Moment, find
 from mesh.core.tree import LEAF_MAX, Tree
 from mesh.decoding import from_hex
-from mesh.errors import InputError, Misbehaved, PeerError, Refused, StoreError
+from mesh.errors import InputError, Misbehaved, Refused, StoreError
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import (
     PROTOCOL,
@@ -278,7 +278,7 @@ class Service:
                 await intake.add(kept)
             reader.finish()
             await intake.flush()
-        except PeerError as error:
+        except Misbehaved as error:
             raise InputError(str(error)) from error
         finally:
             # What came whole is kept, also when the stream was cut or went wrong after it; but a

@@ -19,6 +19,14 @@ from mesh.store.base import BlobStore, Incoming, Item
 _PARTS = 1000
 _HELD_BYTES = 64 * 1024 * 1024
 
+# What is kept of an upload that is no part's data: what stands before the first boundary, a part's
+# header, what follows the last boundary. Real clients send some hundred bytes of header, and
+# nothing before and behind. werkzeug's decoder keeps all of it, without a limit of its own.
+_BETWEEN = 16 * 1024
+
+# RFC 2046, 5.1.1. The decoder keeps as much of a part's data as might be the next boundary's start.
+_BOUNDARY = 70
+
 
 class WrongName(InputError):
     """A part's bytes are another blob than its name says."""
@@ -42,6 +50,8 @@ async def take(
 
     Raises WrongName, TooMuch, and InputError for what is no multipart body.
     """
+    if len(boundary) > _BOUNDARY:
+        raise InputError(f"a boundary of {len(boundary)} bytes; it may have {_BOUNDARY}")
     decoder = MultipartDecoder(boundary, max_parts=_PARTS)
     async with AsyncExitStack() as stack:
         parts = _Parts(store, stack, limit)
@@ -49,6 +59,8 @@ async def take(
             async for chunk in chunks:
                 decoder.receive_data(chunk)
                 await parts.drain(decoder)
+                if len(decoder.buffer) > _BETWEEN:
+                    raise TooMuch(f"more than {_BETWEEN} bytes that belong to no part's data")
             decoder.receive_data(None)
             await parts.drain(decoder)
         except RequestEntityTooLarge:
