@@ -1,4 +1,4 @@
-"""Uploads take a place before they hold much memory: one that stands still early keeps nobody out."""
+"""Uploads take a place before they hold much: one that stands still early keeps nobody out."""
 
 from __future__ import annotations
 

@@ -65,6 +65,7 @@ class AsyncioConnection(AsyncioServer):
                 with suppress(RuntimeError):  # uvloop's, for a connection that is closed
                     transport.pause_reading()
                 await self.protocol.handle(RawData(data))
+                del data  # or it would be held until the next read
                 await self._inflow.room()
                 with suppress(RuntimeError):
                     transport.resume_reading()
@@ -107,13 +108,15 @@ class TrioConnection(TrioServer):
 
     async def _read_data(self) -> None:
         with trio.CancelScope() as self._reading:
-            data: bytes | bytearray = b"\0"
-            while data:
+            ended = False
+            while not ended:
                 try:
                     data = await self.stream.receive_some(MAX_RECV)
                 except (trio.ClosedResourceError, trio.BrokenResourceError):
                     break
+                ended = not data
                 await self.protocol.handle(RawData(bytes(data)))
+                del data  # or it would be held until the next read
                 await self._inflow.room()
             await self.protocol.handle(Closed())
 
