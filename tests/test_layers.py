@@ -36,8 +36,8 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # which loop runs is the command line's and Hypercorn's business.
 KNOWN_TO = {
     "asyncio": (),
-    "httpx": ("mesh/transport/http.py", "mesh/transport/pool.py"),
-    "httpcore": ("mesh/transport/pool.py",),
+    "httpx": ("mesh/transport/http.py", "mesh/transport/repairs/"),
+    "httpcore": ("mesh/transport/repairs/",),
     "quart": ("mesh/server/",),
     "quart_trio": ("mesh/server/",),
     "hypercorn": ("mesh/server/",),

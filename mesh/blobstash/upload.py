@@ -61,12 +61,11 @@ async def take(
         try:
             rest = b""
             async for chunk in chunks:
-                chunk = rest + chunk if rest else chunk
-                cut = _before_split_boundary(
-                    bytes(decoder.buffer[-_BOUNDARY - _PADDING :]), chunk, boundary
-                )
+                chunk = rest + chunk
+                before = bytes(decoder.buffer[-_BOUNDARY - _PADDING :])
+                cut = _before_split_boundary(before, chunk, boundary)
                 rest = chunk[cut:]
-                decoder.receive_data(chunk[:cut] if rest else chunk)
+                decoder.receive_data(chunk[:cut])
                 await parts.drain(decoder)
                 if len(decoder.buffer) > _BETWEEN:
                     raise TooMuch(f"more than {_BETWEEN} bytes that belong to no part's data")

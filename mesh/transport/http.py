@@ -16,7 +16,7 @@ from mesh.config import Address
 from mesh.decoding import json_of, utf8
 from mesh.errors import Misbehaved, PeerError, Refused, Stalled, Undecodable, Unreachable, printable
 from mesh.transport.pace import SILENCE
-from mesh.transport.pool import Pool
+from mesh.transport.repairs.pool import Pool
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
 
 BASE = "/mesh/v1/"
@@ -115,11 +115,6 @@ class Http:
                 except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
                     if not tries:
                         raise
-                except AttributeError as error:
-                    # httpcore 1.0 asks a socket that uvloop has closed already for its name.
-                    if not tries:
-                        what = f"connection to {self._place} broke as it was opened"
-                        raise Unreachable(what) from error
         try:
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise Misbehaved(f"{self._place} sent a compressed answer that nobody asked for")
