@@ -14,11 +14,15 @@ from contextlib import suppress
 import anyio
 from quart import Response
 
+from mesh.errors import ConfigError
 from mesh.server.answers import problem
 
 # What the process asks the system for, if it may: the usual 1,024 are few for 256 open segments
 # (store/disk.py), 200 connections to peers and all that come in.
 _WANTED = 65_536
+
+# What a node has open that is idle, some 30, and as many for files and connections.
+_LEAST = 64
 
 # Kept for files: the segments that two readers keep open, and some more. Of a low limit a quarter.
 _SPARE = 300
@@ -30,12 +34,21 @@ _RETRY_SECONDS = "2"
 
 
 def raise_limit() -> None:
-    """Take as many descriptors as the system lets this process have, up to what is of use."""
+    """Take as many descriptors as the system lets this process have, up to what is of use.
+
+    ConfigError when that is too few for a node: it would fail somewhere, sooner or later.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(OSError, ValueError):  # a system that says no goes on with what there is
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _LEAST:
+        raise ConfigError(
+            f"cannot start: this process may open {soft} files and connections (`ulimit -n`); "
+            f"a node needs {_LEAST} at least, and some thousand are good"
+        )
 
 
 class Descriptors:

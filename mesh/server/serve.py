@@ -77,15 +77,23 @@ async def serve(
     served = anyio.Event()
     async with create_task_group() as group:
         group.start_soon(cut_at_last, port, stop, served, grace)
-        if backend == "trio":
-            from hypercorn.trio import serve as serve_trio
+        # In a task of its own: asked to stop as it starts, Hypercorn 0.18 on asyncio returns in a
+        # task that is still marked as cancelled, and whatever that task waited for next would fail.
+        group.start_soon(_hypercorn, app, config, backend, stop, served)
 
-            await serve_trio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
-        else:
-            from hypercorn.asyncio import serve as serve_asyncio
 
-            await serve_asyncio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
-        served.set()
+async def _hypercorn(
+    app: Asgi, config: HypercornConfig, backend: str, stop: anyio.Event, served: anyio.Event
+) -> None:
+    if backend == "trio":
+        from hypercorn.trio import serve as serve_trio
+
+        await serve_trio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+    else:
+        from hypercorn.asyncio import serve as serve_asyncio
+
+        await serve_asyncio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+    served.set()
 
 
 def _config(listener: socket.socket, grace: float) -> HypercornConfig:
