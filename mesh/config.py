@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from urllib.parse import unquote
 import msgspec
 
 from mesh.core.limits import LARGE_BLOB
-from mesh.errors import ConfigError, printable
+from mesh.decoding import from_toml
+from mesh.errors import ConfigError, Undecodable, printable
 
 DEFAULT_PORT = 7280
 BLOBSTASH_PORT = 8050
@@ -185,10 +185,10 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 
 def _from_file(file: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text("utf-8"))
+        values = from_toml(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except Undecodable as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     for key in values:
         _check_key(key, str(file), str)

@@ -18,6 +18,14 @@ class InputError(MeshError):
     """A caller's input is malformed: a digest, a prefix, a range, a manifest."""
 
 
+class Undecodable(InputError):
+    """Bytes are not the JSON, MessagePack, text or hex that they should be (mesh/decoding.py).
+
+    It does not say who wrote them. Whoever reads a peer's answer or a file of the store raises the
+    error of that fault instead.
+    """
+
+
 class PeerError(MeshError):
     """A round or a transfer with one peer failed; other peers are not affected."""
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up. A room may import those below it, and none beside it.
 LEVELS = (
     ("errors", "version"),
+    ("decoding",),
     ("core",),
     ("config", "offload", "status"),
     ("wire", "store"),
@@ -35,13 +36,16 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # which loop runs is the command line's and Hypercorn's business.
 KNOWN_TO = {
     "asyncio": (),
-    "httpx": ("mesh/transport/http.py", "mesh/transport/pool.py"),
-    "httpcore": ("mesh/transport/pool.py",),
+    "httpx": ("mesh/transport/http.py", "mesh/transport/repairs/"),
+    "httpcore": ("mesh/transport/repairs/",),
     "quart": ("mesh/server/",),
     "quart_trio": ("mesh/server/",),
     "hypercorn": ("mesh/server/",),
     "sqlite3": ("mesh/store/",),
     "numpy": ("mesh/core/sketch.py",),
+    "tomllib": ("mesh/decoding.py",),
+    "json": (),
+    "pickle": (),
 }
 
 # The core gets time and randomness as arguments, and never awaits.
@@ -51,11 +55,21 @@ NOT_IN_CORE = {"time", "datetime", "random", "secrets", "uuid", "anyio", "trio"}
 # which carries an error from its thread over to the caller, whole.
 BROAD = {"mesh/actors/actor.py": ["Exception"], "mesh/offload.py": ["BaseException"]}
 
+# Who calls a decoder. What comes from outside is decoded in one place, where every way in which
+# that can fail is known.
+DECODING = "mesh/decoding.py"
+DECODERS = {
+    # Prefixes that the tree made itself, a thousand to an answer: nothing from outside.
+    "mesh/core/tree/hashes.py": ["fromhex", "fromhex"],
+    # /proc is the kernel's.
+    "mesh/bench/processes.py": ["read_text", "read_text"],
+}
+
 
 def problems(path: str, source: str) -> list[str]:
     """Which rules the file `path` would break if `source` were its text."""
     tree = ast.parse(source)
-    found = [*misplaced(path, tree), *broad(path, tree)]
+    found = [*misplaced(path, tree), *broad(path, tree), *decoders(path, tree)]
     if room_of(path) == "core":
         found += impure(tree)
     return found
@@ -176,6 +190,47 @@ def broad_names(caught: ast.expr | None) -> list[str]:
     return []
 
 
+# --- decoding what comes from outside ---------------------------------------------------------
+
+# Functions and classes of the libraries that turn bytes or text into values.
+DECODER_NAMES = {
+    "Decoder", "JSONDecoder", "b64decode", "decode", "fromhex", "loads", "read_text", "unhexlify",
+}  # fmt: skip
+
+
+def decoders(path: str, tree: ast.AST) -> Iterator[str]:
+    """Calls of a decoder, but for those of our own modules and of what was just encoded here."""
+    if path == DECODING:
+        return
+    allowed = list(DECODERS.get(path, []))
+    ours = {alias.asname or alias.name for alias in imported_from_mesh(tree)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name)) if name in ours:
+                continue
+            case ast.Attribute(value=ast.Call() as inner) if "encode" in called(inner):
+                continue
+            case ast.Attribute(attr=name) if name in DECODER_NAMES:
+                pass
+            case ast.ImportFrom(module=str(module), names=names) if module.split(".")[0] != "mesh":
+                name = next((alias.name for alias in names if alias.name in DECODER_NAMES), "")
+            case ast.Call(func=ast.Name(id="str"), args=[_, _, *_]):
+                name = "str"
+            case _:
+                continue
+        if name in allowed:
+            allowed.remove(name)
+        elif name:
+            yield f"line {node.lineno}: calls {name}, which is for {DECODING}"
+
+
+def imported_from_mesh(tree: ast.AST) -> Iterator[ast.alias]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module=str(module), names=names) if module.split(".")[0] == "mesh":
+                yield from names
+
+
 # --- the package -----------------------------------------------------------------------------
 
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "mesh").rglob("*.py"))
@@ -257,6 +312,8 @@ BROKEN = [
     ("mesh/cli/run.py", "from hypercorn.trio import serve", "hypercorn is known to mesh/server/"),
     ("mesh/actors/keeper.py", "import sqlite3", "sqlite3 is known to mesh/store/"),
     ("mesh/core/cells.py", "import numpy as np", "numpy is known to mesh/core/sketch.py"),
+    ("mesh/config.py", "import tomllib", "tomllib is known to mesh/decoding.py"),
+    ("mesh/node.py", "import json", "json is known to nobody"),
     # the core
     ("mesh/core/schedule.py", "import time", "time in the core"),
     ("mesh/core/schedule.py", "from time import monotonic", "time.monotonic in the core"),
@@ -278,6 +335,22 @@ BROKEN = [
     ("mesh/node.py", "while 1:\n try: f()\n except:\n  if g(): break\n  raise", "everything"),
     ("mesh/node.py", "with suppress(OSError, Exception): f()", "catches Exception"),
     ("mesh/actors/actor.py", "try: f()\nexcept BaseException: pass", "catches BaseException"),
+    # decoding
+    ("mesh/node.py", "msgspec.json.decode(body, type=State)", "line 1: calls decode"),
+    ("mesh/node.py", "from msgspec.json import decode", "line 1: calls decode"),
+    ("mesh/node.py", "tomllib.loads(text)", "line 1: calls loads"),
+    ("mesh/node.py", "_STATE = msgspec.msgpack.Decoder(State)", "calls Decoder"),
+    ("mesh/node.py", "body.decode()", "calls decode"),
+    ("mesh/node.py", "body.decode('utf-8', 'replace')", "calls decode"),
+    ("mesh/node.py", "str(body, 'utf-8')", "calls str"),
+    ("mesh/node.py", "map(bytes.fromhex, words)", "calls fromhex"),
+    ("mesh/node.py", "base64.b64decode(words)", "calls b64decode"),
+    (
+        "mesh/core/tree/hashes.py",
+        "bytes.fromhex(a), bytes.fromhex(b), bytes.fromhex(c)",
+        "line 1: calls fromhex",
+    ),
+    # catching everything, once too often
     (
         "mesh/actors/actor.py",
         "try: f()\nexcept Exception: pass\ntry: f()\nexcept Exception: pass",
@@ -305,6 +378,11 @@ FINE = [
     ("mesh/node.py", "try: f()\nexcept (OSError, ValueError): pass"),
     ("mesh/node.py", "try: f()\nexcept BaseException:\n    g()\n    raise"),
     ("mesh/node.py", "with suppress(OSError): f()"),
+    ("mesh/decoding.py", "body.decode()"),
+    ("mesh/node.py", "msgspec.json.encode(answer).decode()"),
+    ("mesh/node.py", "from mesh.blobstash import snappy\nsnappy.decode(block)"),
+    ("mesh/node.py", "from mesh.wire.messages import decode\ndecode(Hello, body)"),
+    ("mesh/core/tree/hashes.py", "bytes.fromhex(low), bytes.fromhex(above)"),
     ("mesh/actors/actor.py", "try: f()\nexcept Exception: pass"),
 ]
 

@@ -13,7 +13,8 @@ import anyio
 import msgspec
 
 from mesh.core.scrub import Pass, Saved, Scrub, Stepped
-from mesh.errors import StoreError, one_line
+from mesh.decoding import json_of
+from mesh.errors import StoreError, Undecodable, one_line
 from mesh.status import ScrubStatus
 from mesh.store.base import BlobStore, Cursor
 
@@ -118,8 +119,8 @@ class Scrubber:
         note = await self._store.noted(_NOTE)
         if note is not None:
             try:
-                saved = msgspec.json.decode(note, type=Saved)
-            except msgspec.MsgspecError as error:
+                saved = json_of(Saved).read(note)
+            except Undecodable as error:
                 log.warning("the place of the scrub is lost: %s", one_line(error))
         now = anyio.current_time()
         self._scrub = Scrub(self._rate, self._days, self._random, now, saved)

@@ -26,6 +26,7 @@ from mesh.core.holder import Anonymous
 from mesh.core.reconcile import SHORT_HASH, Ask, answer
 from mesh.core.shortcut import MAX_PREFIXES, Moment, find
 from mesh.core.tree import LEAF_MAX, Tree
+from mesh.decoding import from_hex
 from mesh.errors import InputError, Misbehaved, Refused, StoreError
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import (
@@ -374,7 +375,7 @@ def _check_ask(ask: Ask) -> None:
 def _node(text: str) -> bytes:
     if len(text) != 32 or any(c not in "0123456789abcdef" for c in text):
         raise InputError(f"not a node id: {text[:80]!a}")
-    return bytes.fromhex(text)
+    return from_hex(text)
 
 
 def _number(text: str) -> int:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mesh.errors import InputError
+from mesh.decoding import json_of
+from mesh.errors import InputError, Undecodable
 
 T = TypeVar("T")
 
@@ -41,10 +42,10 @@ def read(file: Path, kind: type[T]) -> list[T]:
     """The results in a file, one JSON object a line; InputError when it holds anything else."""
     try:
         lines = file.read_bytes().splitlines()
-        return [msgspec.json.decode(line, type=kind) for line in lines if line.strip()]
+        return [json_of(kind).read(line) for line in lines if line.strip()]
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
+    except Undecodable as error:
         raise InputError(f"{file} is not what `mesh bench --json` prints: {error}") from error
 
 

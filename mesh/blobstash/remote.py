@@ -6,11 +6,10 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import msgspec
-
+from mesh import decoding
 from mesh.blobstash.tree import PREFIXES, LeafState, State
 from mesh.core.digest import Digest
-from mesh.errors import Misbehaved
+from mesh.errors import Misbehaved, Undecodable
 from mesh.transport.http import Body, Http
 from mesh.transport.pace import CALL, Paced, Pulse, within
 
@@ -21,6 +20,10 @@ _MAX_STATE = 1024 * 1024
 # not read to its end.
 _MAX_LEAF = 32 * 1024 * 1024
 
+# What may stand before, between and behind the digests of a leaf: some words and blanks.
+_MAX_BETWEEN = 64 * 1024
+
+_STATE = decoding.json_of(State)
 _HASHES = re.compile(rb'"hashes"\s*:\s*')
 _ITEM = re.compile(rb'\s*[\[,]\s*"([0-9a-f]{64})"')
 _END = re.compile(rb"\s*(null|\[\s*\]|\])\s*\}\s*")
@@ -44,8 +47,8 @@ class Remote:
                     raise await self._http.refusal(answer)
                 body = await self._http.whole(answer, _MAX_STATE)
         try:
-            state = msgspec.json.decode(body, type=State)
-        except msgspec.MsgspecError as error:
+            state = _STATE.read(body)
+        except Undecodable as error:
             raise Misbehaved(f"{self._place} sent a state that is none: {error}") from error
         good = all(_PREFIX.fullmatch(p) and _TEXT.fullmatch(h) for p, h in state.leaves.items())
         if not good or not _TEXT.fullmatch(state.root) or state.count < 0:
@@ -128,19 +131,25 @@ class _Listing:
         if not self._begun:
             start = _HASHES.search(self._text)
             if start is None:
-                return False
+                return self._waiting()
             self._begun = True
             del self._text[: start.end()]
         end = 0
         while match := _ITEM.match(self._text, end):
             end = match.end()
-            text = match[1].decode()
+            text = decoding.utf8(match[1])
             if text.startswith(self._prefix):
                 self._found.append(text)
             elif text > self._prefix:
                 self._beyond = True
                 return True
         del self._text[:end]
+        return self._waiting()
+
+    def _waiting(self) -> bool:
+        """False: more has to come. What is not understood yet is looked at again each time."""
+        if len(self._text) > _MAX_BETWEEN:
+            raise Misbehaved(f"{self._place} sent a leaf '{self._prefix}' that is none")
         return False
 
     def hashes(self) -> list[str]:

@@ -19,6 +19,17 @@ from mesh.store.base import BlobStore, Incoming, Item
 _PARTS = 1000
 _HELD_BYTES = 64 * 1024 * 1024
 
+# What is kept of an upload that is no part's data: what stands before the first boundary, a part's
+# header, what follows the last boundary. Real clients send some hundred bytes of header, and
+# nothing before and behind. werkzeug's decoder keeps all of it, without a limit of its own.
+_BETWEEN = 16 * 1024
+
+# RFC 2046, 5.1.1. The decoder keeps as much of a part's data as might be the next boundary's start.
+_BOUNDARY = 70
+
+# Blanks that may stand behind a boundary on its line: nobody sends any, some are allowed.
+_PADDING = 64
+
 
 class WrongName(InputError):
     """A part's bytes are another blob than its name says."""
@@ -42,13 +53,23 @@ async def take(
 
     Raises WrongName, TooMuch, and InputError for what is no multipart body.
     """
+    if len(boundary) > _BOUNDARY:
+        raise InputError(f"a boundary of {len(boundary)} bytes; it may have {_BOUNDARY}")
     decoder = MultipartDecoder(boundary, max_parts=_PARTS)
     async with AsyncExitStack() as stack:
         parts = _Parts(store, stack, limit)
         try:
+            rest = b""
             async for chunk in chunks:
-                decoder.receive_data(chunk)
+                chunk = rest + chunk
+                before = bytes(decoder.buffer[-_BOUNDARY - _PADDING :])
+                cut = _before_split_boundary(before, chunk, boundary)
+                rest = chunk[cut:]
+                decoder.receive_data(chunk[:cut])
                 await parts.drain(decoder)
+                if len(decoder.buffer) > _BETWEEN:
+                    raise TooMuch(f"more than {_BETWEEN} bytes that belong to no part's data")
+            decoder.receive_data(rest)
             decoder.receive_data(None)
             await parts.drain(decoder)
         except RequestEntityTooLarge:
@@ -58,6 +79,19 @@ async def take(
         if not parts.ended:
             raise InputError("the multipart body was cut")
         await commit(parts.items)
+
+
+def _before_split_boundary(before: bytes, chunk: bytes, boundary: bytes) -> int:
+    """How many bytes of `chunk`, which follows on `before`, may be decoded before more has come.
+
+    werkzeug 3.1 takes the CR before a boundary for data when what it has ends behind the boundary
+    and before the `--`, or the end of the line, that belongs to it. So that much is held back.
+    """
+    delimiter, data = b"--" + boundary, before + chunk[-_BOUNDARY - _PADDING :]
+    at = data.rfind(delimiter, max(0, len(data) - len(delimiter) - _PADDING))
+    if at < 0 or data[at + len(delimiter) :].strip(b" \t") not in (b"", b"-"):
+        return len(chunk)
+    return max(0, len(chunk) - (len(data) - at + len(b"\r\n")))
 
 
 class _Parts:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mesh.config import Address
+from mesh.decoding import utf8
 from mesh.errors import InputError, printable
 from mesh.status import PeerStatus, RoundStats, ScrubStatus, Status, WaitReport
 from mesh.transport.client import NodeClient, node_client
@@ -39,7 +40,7 @@ async def status(address: Address, *, as_json: bool) -> None:
     async with node_client(address) as client:
         if as_json:
             raw = await client.status(msgspec.Raw)
-            print(bytes(raw).decode())
+            print(utf8(bytes(raw)))
             return
         node = await client.status(Status)
     print(f"{node.name} ({node.node_id}), mesh {node.version}, {node.state}")
@@ -83,7 +84,7 @@ async def scrub(address: Address, verb: str | None, *, as_json: bool) -> None:
     """Tell the scrub what to do, and how it stands then."""
     async with node_client(address) as client:
         if as_json:
-            print(bytes(await client.scrub(verb, msgspec.Raw)).decode())
+            print(utf8(bytes(await client.scrub(verb, msgspec.Raw))))
             return
         stands = await client.scrub(verb, ScrubStatus)
     read = stands.now

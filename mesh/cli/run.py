@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib.util
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -24,7 +26,7 @@ from mesh.blobstash.peer import BlobstashPeer
 from mesh.blobstash.remote import Remote
 from mesh.config import Address, Config, redacted
 from mesh.core.tree import Tree
-from mesh.errors import ConfigError, StoreError, printable
+from mesh.errors import ConfigError, StoreError, one_line, printable
 from mesh.node import Identity, Node
 from mesh.offload import Lane, Threads
 from mesh.server.app import create_app
@@ -60,7 +62,8 @@ _COLLECT = (20_000, 20, 20)
 def run_node(config: Config, announce: Callable[[str], None]) -> None:
     """Run a node until SIGINT or SIGTERM. `announce` gets one line when it can be reached.
 
-    Raises ConfigError before anything has been changed, StoreError when the store fails to open.
+    Raises ConfigError when it cannot start, in one line that says why. What it was about to serve
+    has not been changed then.
     """
     raise_limit()
     host, port = config.endpoint()
@@ -80,6 +83,8 @@ def run_node(config: Config, announce: Callable[[str], None]) -> None:
     main = partial(_main, config, listener, directory, announce)
     try:
         anyio.run(main, backend=config.backend, backend_options=options)
+    except* OSError as errors:
+        raise _cannot_start(errors) from errors
     finally:
         directory.release()
 
@@ -141,7 +146,7 @@ async def _main(
     async with client, create_task_group() as group:
         group.start_soon(_until_signal, stop)
         actors = anyio.CancelScope()
-        failures: list[StoreError] = []
+        failures: list[StoreError | OSError] = []
         group.start_soon(_run, node, actors, stop, failures)
         announce(f"mesh node {name} ({node_id.hex()}) listening on {url}, data in {config.data}")
         await serve(
@@ -151,20 +156,37 @@ async def _main(
         actors.cancel()
         group.cancel_scope.cancel()
     if failures:
-        raise failures[0]
+        raise _cannot_start(failures[0]) from failures[0]
     log.info("stopped")
 
 
 async def _run(
-    node: Node, scope: anyio.CancelScope, stop: anyio.Event, failures: list[StoreError]
+    node: Node,
+    scope: anyio.CancelScope,
+    stop: anyio.Event,
+    failures: list[StoreError | OSError],
 ) -> None:
     """The actors. A store that cannot be opened stops the server first, and is then said."""
     with scope:
         try:
             await node.run()
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             failures.append(error)
             stop.set()
+
+
+def _cannot_start(error: BaseException) -> ConfigError:
+    """The line for what failed: the first of a group, with what to do where that is known."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, OSError):
+        return ConfigError(one_line(error))
+    why = error.strerror or one_line(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        why += f" (this process may have {limit}); allow some thousand with `ulimit -n`"
+    where = f"{error.filename}: " if error.filename else ""
+    return ConfigError(f"cannot start: {where}{why}")
 
 
 async def _until_signal(stop: anyio.Event) -> None:

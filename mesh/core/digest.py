@@ -6,6 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, NewType
 
+from mesh.decoding import from_hex
 from mesh.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ Digest = NewType("Digest", bytes)
 
 DIGEST_SIZE = 32
 
-# fullmatch with re.ASCII, because bytes.fromhex() takes capitals, blanks and newlines.
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _HEX_PREFIX = re.compile(r"[0-9a-f]{0,64}", re.ASCII)
 
@@ -35,7 +35,7 @@ def parse_digest(text: str) -> Digest:
     """The digest written as `text`; InputError unless it is exactly 64 lower-case hex digits."""
     if not _HEX_DIGEST.fullmatch(text):
         raise InputError(f"not a digest: {_shown(text)}; expected 64 lower-case hex digits")
-    return Digest(bytes.fromhex(text))
+    return Digest(from_hex(text))
 
 
 def parse_prefix(text: str) -> str:

@@ -18,7 +18,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mesh.core.digest import DIGEST_SIZE, Digest, parse_digest
-from mesh.errors import InputError, printable
+from mesh.decoding import from_hex, json_of, legible, utf8
+from mesh.errors import InputError, Undecodable, printable
 
 VERSION = 1
 
@@ -120,7 +121,7 @@ def components(path: bytes) -> list[bytes]:
 
 def shown(path: bytes) -> str:
     """`path` in quotes for a message: at most 200 characters, escaped where not printable."""
-    text = path.decode("utf-8", "surrogateescape")
+    text = legible(path)
     return repr(text if len(text) <= 200 else text[:197] + "...")
 
 
@@ -208,9 +209,9 @@ class _Top(_Header, forbid_unknown_fields=True):
 
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
-_HEADER = msgspec.json.Decoder(_Header)
-_TOP = msgspec.json.Decoder(_Top)
-_ENTRY = msgspec.json.Decoder(_WireFile | _WireDirectory | _WireLink)
+_HEADER = json_of(_Header)
+_TOP = json_of(_Top)
+_ENTRY = json_of(_WireFile | _WireDirectory | _WireLink)
 
 
 def _parsed(data: bytes) -> Iterator[Entry]:
@@ -223,8 +224,8 @@ def _parsed(data: bytes) -> Iterator[Entry]:
     at, opening = 0, _HEAD
     for index, raw in enumerate(raws):
         try:
-            entry = _from_wire(_ENTRY.decode(raw))
-        except (ValueError, RecursionError, InputError) as error:
+            entry = _from_wire(_ENTRY.read(raw))
+        except (ValueError, InputError) as error:
             raise InputError(f"manifest entry {index}: {printable(str(error))}") from None
         text = opening + _text(entry)
         if not data.startswith(text, at):
@@ -242,10 +243,10 @@ def _raw_entries(data: bytes) -> Sequence[msgspec.Raw]:
     The header is read first and by itself: in another version nothing else need be the same.
     """
     try:
-        header = _HEADER.decode(data)
+        header = _HEADER.read(data)
         if header.mesh == "tree" and header.version == VERSION:
-            return _TOP.decode(data).entries
-    except (ValueError, RecursionError) as error:
+            return _TOP.read(data).entries
+    except Undecodable as error:
         raise InputError(
             f"not a tree manifest: {printable(str(error))}; "
             "use the digest that `mesh put --tree` printed"
@@ -290,8 +291,8 @@ def _from_wire(wire: _WireFile | _WireDirectory | _WireLink) -> Entry:
 def _spelled(name: bytes) -> tuple[str | UnsetType, str | UnsetType]:
     """`name` as the values of the text field and of the hex field: one of the two is UNSET."""
     try:
-        return name.decode(), UNSET
-    except UnicodeDecodeError:
+        return utf8(name), UNSET
+    except Undecodable:
         return UNSET, name.hex()
 
 
@@ -300,5 +301,5 @@ def _name(field: str, text: str | UnsetType, in_hex: str | UnsetType) -> bytes:
     if isinstance(text, str) and in_hex is UNSET:
         return text.encode()
     if isinstance(in_hex, str) and text is UNSET:
-        return bytes.fromhex(in_hex)
+        return from_hex(in_hex)
     raise ValueError(f"needs either `{field}` or `{field}_hex`")

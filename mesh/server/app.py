@@ -25,7 +25,7 @@ from mesh.server import admin, blobs, blobstash, peers
 from mesh.server.answers import problem
 from mesh.server.auth import guard
 from mesh.server.descriptors import Descriptors, spared
-from mesh.server.flow import Receive, Scope, Send, with_flow
+from mesh.server.repairs.flow import Receive, Scope, Send, with_flow
 
 log = logging.getLogger("mesh")
 

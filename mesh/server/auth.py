@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hmac
+import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 
 from quart import Response, request
 
 from mesh.config import Secret, is_loopback
+from mesh.decoding import from_base64
+from mesh.errors import Undecodable
 from mesh.server.answers import problem
 
 _BLOBSTASH = "/api/"
@@ -55,8 +56,8 @@ def _shown(header: str) -> bytes:
     if scheme.lower() != "basic":
         return b""
     try:
-        user, _, password = base64.b64decode(value.strip(), validate=True).partition(b":")
-    except (binascii.Error, ValueError):
+        user, _, password = from_base64(value.strip()).partition(b":")
+    except Undecodable:
         return b""
     return password if not user else b""
 
@@ -75,20 +76,31 @@ def _browser() -> Response | None:
     """Refuse what a web page makes a browser send: docs/protocol.md, "Browsers".
 
     A page from anywhere can reach a port on loopback, by its address or by a name that resolves
-    to it, so a foreign Origin may change nothing, and a Host that is a name is not ours.
+    to it, so a foreign Origin may change nothing, and a Host that is a name is not ours. One that
+    is an address is no page's doing: a browser writes the address there that it connects to, such
+    as that of a tunnel or a port that is passed on.
     """
-    name = _host_name(request.headers.get("Host", ""))
-    if name and not is_loopback(name):
+    host = request.headers.get("Host", "").lower()
+    name = _host_name(host)
+    if name and not _is_address(name) and not is_loopback(name):
         return problem(403, f"this node is not called {name[:80]!a}; use its address")
     # BlobStash's trigger changes something by GET.
     if request.method in ("GET", "HEAD") and request.path != "/api/sync/_trigger":
         return None
     site = request.headers.get("Sec-Fetch-Site", "none")
     origin = request.headers.get("Origin")
-    own = f"{request.scheme}://{request.headers.get('Host', '')}"
-    if site not in ("none", "same-origin") or (origin is not None and origin != own):
+    own = f"{request.scheme}://{host}"
+    if site not in ("none", "same-origin") or (origin is not None and origin.lower() != own):
         return problem(403, "a page of another origin may not change anything here")
     return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_name(host: str) -> str:

@@ -1,28 +1,28 @@
 """Descriptors: what connections and files are made of. Load is shed before there are none left.
 
-Hypercorn has no cap on connections, and its accept loops, on trio and on asyncio, log a traceback
-for every accept that fails, ten times a second on trio. So requests are declined while few
-descriptors are left, idle connections go after some seconds in any case (server/serve.py), and
-what the accept loops say becomes a line a minute.
+Hypercorn has no cap on connections. So requests are declined while few descriptors are left, and
+idle connections go after some seconds in any case (server/serve.py).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import anyio
 from quart import Response
 
+from mesh.errors import ConfigError
 from mesh.server.answers import problem
 
 # What the process asks the system for, if it may: the usual 1,024 are few for 256 open segments
 # (store/disk.py), 200 connections to peers and all that come in.
 _WANTED = 65_536
+
+# What a node has open that is idle, some 30, and as many for files and connections.
+_LEAST = 64
 
 # Kept for files: the segments that two readers keep open, and some more. Of a low limit a quarter.
 _SPARE = 300
@@ -32,16 +32,23 @@ _COUNT_EVERY = 0.05
 
 _RETRY_SECONDS = "2"
 
-_QUIET_SECONDS = 60.0
-
 
 def raise_limit() -> None:
-    """Take as many descriptors as the system lets this process have, up to what is of use."""
+    """Take as many descriptors as the system lets this process have, up to what is of use.
+
+    ConfigError when that is too few for a node: it would fail somewhere, sooner or later.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(OSError, ValueError):  # a system that says no goes on with what there is
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _LEAST:
+        raise ConfigError(
+            f"cannot start: this process may open {soft} files and connections (`ulimit -n`); "
+            f"a node needs {_LEAST} at least, and some thousand are good"
+        )
 
 
 class Descriptors:
@@ -82,38 +89,3 @@ def spared(descriptors: Descriptors) -> Callable[[], Awaitable[Response | None]]
         return problem(503, "too many connections; try again in a moment", headers)
 
     return check
-
-
-def hush() -> None:
-    """Make a failing accept a line now and then instead of a traceback each time.
-
-    And a connection that a stop cuts, nothing.
-    """
-    for name in ("trio.serve_listeners", "asyncio"):
-        logger = logging.getLogger(name)
-        if not any(isinstance(each, _Hush) for each in logger.filters):
-            logger.addFilter(_Hush())
-
-
-class _Hush(logging.Filter):
-    def __init__(self) -> None:
-        super().__init__()
-        self._said = float("-inf")
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, ConnectionError | TimeoutError):
-            # A connection that broke, or that the kernel gave up: Hypercorn has closed it.
-            return False
-        if type(error).__name__ == "CancelledError":
-            # Python 3.11's streams report a connection whose task a stop has cancelled.
-            return False
-        if "accept" not in record.getMessage():
-            return True
-        now = time.monotonic()
-        if now - self._said < _QUIET_SECONDS:
-            return False
-        self._said = now
-        record.msg, record.args = "no descriptors are left: new connections wait", ()
-        record.exc_info = record.exc_text = None
-        return True

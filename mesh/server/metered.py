@@ -1,4 +1,4 @@
-"""Uploads take a place only once they hold memory: one that stands still keeps nobody out."""
+"""Uploads take a place before they hold much: one that stands still early keeps nobody out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Self
 
 import anyio
 
-# What an upload may bring before it needs a place: a thousand that stop here hold 64 MB.
+# What an upload may have brought when it asks for a place. It holds so much and one read more at
+# most (repairs/inflow.py); what comes behind lies in the kernel until there is a place.
+# tests/server/test_memory.py measures what many such uploads hold together.
 _FREE = 64 * 1024
 
 
 class Metered:
-    """The chunks of a body; beyond _FREE bytes it waits for, and then holds, one of `places`."""
+    """The chunks of a body; from _FREE bytes on it waits for, and then holds, one of `places`."""
 
     def __init__(self, chunks: AsyncIterator[bytes], places: anyio.CapacityLimiter) -> None:
         self._chunks = chunks
@@ -31,9 +33,9 @@ class Metered:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk = await anext(self._chunks)
-        self._size += len(chunk)
-        if not self._held and self._size > _FREE:
+        if not self._held and self._size >= _FREE:
             await self._places.acquire()
             self._held = True
+        chunk = await anext(self._chunks)
+        self._size += len(chunk)
         return chunk

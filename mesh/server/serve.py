@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
-import stat
-from contextlib import suppress
 
 import anyio
 from anyio import create_task_group
@@ -19,9 +16,9 @@ from hypercorn.config import Config as HypercornConfig
 
 from mesh.config import join_host
 from mesh.errors import ConfigError
-from mesh.server import connections
+from mesh.server import repairs
 from mesh.server.app import Asgi
-from mesh.server.descriptors import hush
+from mesh.server.repairs.stop import cut_at_last
 
 # Idle connections stay longer than our own clients keep them (5 s), so that none is closed under
 # a request; but not by much, since Hypercorn holds on for so long to one that its client closed.
@@ -74,22 +71,29 @@ async def serve(
     app: Asgi, listener: socket.socket, backend: str, stop: anyio.Event, grace: float
 ) -> None:
     """Serve until `stop` is set, then let requests under way end for up to `grace` seconds."""
-    hush()
-    connections.install()
+    repairs.install()
     port = listener.getsockname()[1]
     config = _config(listener, grace)
     served = anyio.Event()
     async with create_task_group() as group:
-        group.start_soon(_cut_at_last, port, stop, served, grace)
-        if backend == "trio":
-            from hypercorn.trio import serve as serve_trio
+        group.start_soon(cut_at_last, port, stop, served, grace)
+        # In a task of its own: asked to stop as it starts, Hypercorn 0.18 on asyncio returns in a
+        # task that is still marked as cancelled, and whatever that task waited for next would fail.
+        group.start_soon(_hypercorn, app, config, backend, stop, served)
 
-            await serve_trio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
-        else:
-            from hypercorn.asyncio import serve as serve_asyncio
 
-            await serve_asyncio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
-        served.set()
+async def _hypercorn(
+    app: Asgi, config: HypercornConfig, backend: str, stop: anyio.Event, served: anyio.Event
+) -> None:
+    if backend == "trio":
+        from hypercorn.trio import serve as serve_trio
+
+        await serve_trio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+    else:
+        from hypercorn.asyncio import serve as serve_asyncio
+
+        await serve_asyncio(app, config, shutdown_trigger=stop.wait, mode="asgi")  # type: ignore[arg-type]
+    served.set()
 
 
 def _config(listener: socket.socket, grace: float) -> HypercornConfig:
@@ -103,23 +107,6 @@ def _config(listener: socket.socket, grace: float) -> HypercornConfig:
     config.accesslog = None
     config.errorlog = logging.getLogger("mesh.http")
     config.include_server_header = False
+    config.max_app_queue_size = 1  # it counts messages, not bytes: see repairs/inflow.py
     config.websocket_max_message_size = 65536  # nothing here speaks it; its default is 16 GiB
     return config
-
-
-async def _cut_at_last(port: int, stop: anyio.Event, served: anyio.Event, grace: float) -> None:
-    """When a stop has lasted for `grace` seconds, end the connections that are still open.
-
-    Hypercorn waits for what it has handed to the system, shielded from cancellation, so one client
-    that does not read would hold up a stop for as long as the kernel waits for it.
-    """
-    await stop.wait()
-    with anyio.move_on_after(grace):
-        await served.wait()
-        return
-    for entry in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # it has been closed meanwhile, or is no connection
-            if stat.S_ISSOCK(os.fstat(int(entry)).st_mode):
-                with socket.socket(fileno=os.dup(int(entry))) as one:
-                    if one.family != socket.AF_UNIX and one.getsockname()[1] == port:
-                        one.shutdown(socket.SHUT_RDWR)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import secrets
 from pathlib import Path
 
 import msgspec
 
-from mesh.errors import ConfigError
+from mesh.decoding import from_hex, json_of
+from mesh.errors import ConfigError, Undecodable
 
 _FORMAT = 1
 
@@ -86,10 +86,8 @@ def _identity(path: Path, pinned: str | None) -> bytes:
     """The node id of a directory, made on first use."""
     file = path / "node.json"
     try:
-        identity = msgspec.json.decode(file.read_bytes(), type=_Identity)
-        if not re.fullmatch(r"(?:[0-9a-f]{2})*", identity.node_id, re.ASCII):
-            raise ValueError("node_id is not lower-case hex")
-        node_id = bytes.fromhex(identity.node_id)
+        identity = json_of(_Identity).read(file.read_bytes())
+        node_id = from_hex(identity.node_id)
     except FileNotFoundError:
         if pinned is not None:
             raise ConfigError(
@@ -97,7 +95,7 @@ def _identity(path: Path, pinned: str | None) -> bytes:
                 "is its disk mounted?"
             ) from None
         return _make_identity(file)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except Undecodable as error:
         raise ConfigError(f"{file} is damaged ({error}); restore it from a backup") from error
     if len(node_id) != 16:
         raise ConfigError(f"{file} is damaged (its node_id is no 16 bytes); restore it")

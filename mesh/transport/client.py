@@ -11,8 +11,16 @@ import msgspec
 
 from mesh.config import Address
 from mesh.core.digest import Digest, parse_digest
-from mesh.errors import Corrupt, InputError, Misbehaved, PeerError, Unreachable
-from mesh.transport.http import BASE, Body, Http, credentials, new_client, refused
+from mesh.decoding import json_of
+from mesh.errors import (
+    Corrupt,
+    InputError,
+    Misbehaved,
+    PeerError,
+    Undecodable,
+    Unreachable,
+)
+from mesh.transport.http import BASE, Body, Http, credentials, new_client, refused, words
 from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, BatchRequest, encode
 
@@ -142,15 +150,12 @@ class NodeClient:
         if status not in accept:
             raise self._refusal(status, answer)
         try:
-            return msgspec.json.decode(answer, type=kind)
-        except msgspec.MsgspecError as error:
+            return json_of(kind).read(answer)
+        except Undecodable as error:
             raise Misbehaved(f"{self._place} is not a mesh node: {error}") from error
 
     def _refusal(self, status: int, answer: bytes) -> PeerError | InputError:
-        try:
-            text = msgspec.json.decode(answer, type=dict[str, str]).get("error", "")
-        except msgspec.MsgspecError:
-            text = ""
+        text = words(answer)
         if status in (400, 404) and text:
             return InputError(text)
         return refused(self._place, status, {}, text)

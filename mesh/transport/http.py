@@ -13,9 +13,10 @@ import httpx
 import msgspec
 
 from mesh.config import Address
-from mesh.errors import Misbehaved, PeerError, Refused, Stalled, Unreachable, printable
+from mesh.decoding import json_of, utf8
+from mesh.errors import Misbehaved, PeerError, Refused, Stalled, Undecodable, Unreachable, printable
 from mesh.transport.pace import SILENCE
-from mesh.transport.pool import Pool
+from mesh.transport.repairs.pool import Pool
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
 
 BASE = "/mesh/v1/"
@@ -31,6 +32,7 @@ _CONNECT = 5.0  # a host that is down, or drops packets, is found out within thi
 
 # What an error's text may be at most; it comes from a stranger and ends in a log line.
 _MAX_ERROR = 500
+_MAX_REFUSAL = 64 * 1024
 
 Body = bytes | AsyncIterator[bytes] | None
 
@@ -57,6 +59,13 @@ def new_client() -> httpx.AsyncClient:
         transport=Pool(connections=_CONNECTIONS, idle=_IDLE, keepalive=_KEEPALIVE),
         headers={"accept-encoding": "identity", "user-agent": "mesh"},
     )
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    error: str = ""
+
+
+_REFUSAL = json_of(_Refusal)
 
 
 class Http:
@@ -106,11 +115,6 @@ class Http:
                 except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
                     if not tries:
                         raise
-                except AttributeError as error:
-                    # httpcore 1.0 asks a socket that uvloop has closed already for its name.
-                    if not tries:
-                        what = f"connection to {self._place} broke as it was opened"
-                        raise Unreachable(what) from error
         try:
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise Misbehaved(f"{self._place} sent a compressed answer that nobody asked for")
@@ -148,13 +152,11 @@ class Http:
 
     async def refusal(self, answer: Streamed) -> PeerError:
         """The error that an answer other than 200 stands for."""
-        text = ""
         try:
-            body = await self.whole(answer, 64 * 1024)
-            text = msgspec.json.decode(body, type=dict[str, object]).get("error", "")  # type: ignore[assignment]
-        except (PeerError, msgspec.MsgspecError):
-            text = ""
-        return refused(self._place, answer.status, answer.headers, str(text))
+            said = words(await self.whole(answer, _MAX_REFUSAL))
+        except PeerError:  # the status says enough
+            said = ""
+        return refused(self._place, answer.status, answer.headers, said)
 
     async def _raw(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         with self._translated():
@@ -177,6 +179,14 @@ class Http:
             raise Unreachable(f"connection to {self._place} failed: {_cause(error)}") from error
 
 
+def words(answer: bytes) -> str:
+    """The text in `{"error": text}`; "" when the answer of an error is anything else."""
+    try:
+        return _REFUSAL.read(answer).error
+    except Undecodable:
+        return ""
+
+
 def refused(place: str, status: int, headers: Mapping[str, str], text: str) -> Refused:
     """A Refused for an HTTP status, with the other side's own words where it gave any."""
     wish = headers.get("retry-after", "")
@@ -192,7 +202,7 @@ def credentials(address: Address) -> dict[str, str]:
     key = address.key.reveal()
     if address.protocol == "blobstash":
         return {"authorization": "Basic " + base64.b64encode(b":" + key).decode()}
-    return {"authorization": "Bearer " + key.decode()}
+    return {"authorization": "Bearer " + utf8(key)}
 
 
 class HttpWire:

@@ -14,7 +14,8 @@ from msgspec import Meta
 from mesh.core.cells import CELL, MAX_CELLS, PREFIX
 from mesh.core.reconcile import MAX_ASKS, Ask, Forked, Listed
 from mesh.core.shortcut import MAX_PREFIXES, MIN_WIDTH, Found
-from mesh.errors import InputError
+from mesh.decoding import messagepack_of
+from mesh.errors import InputError, Undecodable
 
 PROTOCOL = 1
 """The version of everything in docs/protocol.md; nodes of different versions refuse each other."""
@@ -195,7 +196,6 @@ class PushReply(msgspec.Struct, frozen=True, kw_only=True):
 
 T = TypeVar("T")
 
-_decoders: dict[type, msgspec.msgpack.Decoder[object]] = {}
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -208,15 +208,10 @@ def decode(kind: type[T], data: bytes) -> T:
     """A message of type `kind`; InputError when `data` is anything else."""
     if len(data) > MAX_MESSAGE:
         raise InputError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE}")
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
-        message = decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        return messagepack_of(kind).read(data)
+    except Undecodable as error:
         raise InputError(f"not a {kind.__name__}: {error}") from error
-    assert isinstance(message, kind)  # noqa: S101 - tells the type checker what the decoder did
-    return message
 
 
 def joined(data: bytes) -> bytes:

@@ -11,8 +11,9 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from quart_trio import QuartTrio
 
-from mesh.server.connections import TrioConnection
-from mesh.server.flow import with_flow
+from mesh.server.repairs.connections import TrioConnection
+from mesh.server.repairs.flow import with_flow
+from mesh.server.repairs.inflow import Ahead
 
 pytestmark = pytest.mark.trio
 
@@ -53,7 +54,9 @@ async def test_a_connection_that_closes_while_it_is_sent_to_ends_quietly(
 
     async def serve(stream: trio.SocketStream) -> None:
         wrapper = ASGIWrapper(with_flow(app))
-        server = TrioConnection(wrapper, Config(), WorkerContext(None), {}, Closing(stream, first))  # type: ignore[arg-type]
+        server = TrioConnection(
+            Ahead(), wrapper, Config(), WorkerContext(None), {}, Closing(stream, first)
+        )
         await server.run()
         ended.set()
 

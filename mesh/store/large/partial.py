@@ -22,7 +22,8 @@ import msgspec
 
 from mesh.core.digest import Digest, new_hasher
 from mesh.core.partial import STRANGERS, Bringer, Evidence, Kept, Progress
-from mesh.errors import StoreError, one_line
+from mesh.decoding import from_hex, json_of
+from mesh.errors import StoreError, Undecodable, one_line
 from mesh.offload import Offload
 from mesh.store.base import Item
 from mesh.store.faults import translated
@@ -60,6 +61,9 @@ class _Saved(msgspec.Struct, frozen=True, tag="saved"):
 
     bringer: Bringer = msgspec.field(name="source")
     stop: int
+
+
+_LINE = json_of(_Head | _Saved)
 
 
 def name_of(digest: Digest) -> str:
@@ -392,8 +396,8 @@ def read_record(files: Files, digest: Digest) -> tuple[Progress | None, int]:
     end = 0
     for line in file.read_at(0, _RECORD_BYTES).splitlines(keepends=True):
         try:
-            said = msgspec.json.decode(line[9:], type=_Head | _Saved)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            said = _LINE.read(line[9:])
+        except Undecodable:
             break
         if line != _line(said):
             break
@@ -429,7 +433,7 @@ def _kept(files: Files) -> dict[Digest, int]:
     for entry in files.list(FOLDER):
         name = entry.name.removesuffix(".log")
         if entry.regular and _NAME.fullmatch(name):
-            digest = Digest(bytes.fromhex(name))
+            digest = Digest(from_hex(name))
             size = entry.size if name == entry.name else 0
             found[digest] = max(size, found.get(digest, 0))
     return found

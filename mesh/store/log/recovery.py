@@ -12,6 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from mesh.core.digest import Digest, digest_of
+from mesh.decoding import json_of
+from mesh.errors import Undecodable
 from mesh.store.base import Wanted
 from mesh.store.faults import means_damage
 from mesh.store.files import Files, Reader
@@ -171,8 +173,8 @@ class _Tail:
         """What a LOST record says."""
         body = self._segment.read_at(record.offset + RECORD_HEADER, record.size)
         try:
-            loss = msgspec.json.decode(body, type=Loss)
-        except msgspec.MsgspecError:
+            loss = json_of(Loss).read(body)
+        except Undecodable:
             loss = Loss("not known any more", 0.0)
         return Wanted(record.digest, loss.reason, loss.since)
 

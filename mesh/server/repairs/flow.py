@@ -1,10 +1,21 @@
-"""Flow control between Hypercorn, Quart and a handler, which Quart alone does not have.
+"""Quart and quart-trio: bodies that wait, early answers, and connections that are kept.
 
-Quart 0.22 takes in a request's body as fast as it comes, however slowly the handler reads. Here
-the ASGI `receive` waits while enough lies unread, so that TCP slows the sender down; an answer
-that is given before the body has been read drains what is still coming for a moment, so that the
-client gets to read it; a connection is not cut off while it is being made ready for the next
-request; and a request that fails in mid-answer ends its connection quietly.
+Four things are repaired, in Quart 0.22 with quart-trio 0.12 and in Quart 0.23 with quart-trio 0.13.
+
+- A body is taken in as fast as it comes, however slowly the handler reads: Quart's `Body` has no
+  limit that waits. `FlowBody` tells the connection's `Inflow` what lies unread, and the connection
+  stops reading (tests/server/test_memory.py).
+- An answer that is given before the body has been read is lost: the connection is closed with bytes
+  unread, and the kernel then drops what was sent. Here what still comes is drained for a moment
+  (tests/server/test_blobs.py: one byte over the limit is 413, chunks without end are cut off).
+- Hypercorn says `http.disconnect` while it is still finishing an answer; quart-trio then cancels
+  the request, and the connection is never ready for another one. Here that message waits until the
+  answer has been sent (tests/server/test_blobs.py: one connection serves many requests).
+- A request that fails in mid-answer ends in a traceback. Here its connection ends, and a line says
+  why (tests/contracts/wire_contract.py: a store that fails in the middle of an answer).
+
+Quart 0.22 gives a body its chunks by `append`; Quart 0.23 by `put`, and tells it by `disconnect`
+that the client has gone. `FlowBody` has all three.
 """
 
 from __future__ import annotations
@@ -22,6 +33,7 @@ from quart_trio import QuartTrio
 from quart_trio.wrappers.request import TrioRequest
 
 from mesh.errors import MeshError, one_line
+from mesh.server.repairs.inflow import Ahead, Inflow
 
 log = logging.getLogger("mesh")
 
@@ -29,16 +41,15 @@ Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
-# Bytes of a body that lie unread before the sender is slowed down: some chunks, so that reading
-# and receiving overlap.
-_AHEAD = 1024 * 1024
-
 # What is drained, at most, of a body that nobody will read: enough for the sender to notice the
 # answer, too little to be an attack.
 _LINGER_BYTES = 16 * 1024 * 1024
 _LINGER_SECONDS = 2.0
 
 _KEY = "mesh.body"
+
+# Where a connection leaves its Inflow for the requests that come over it.
+INFLOW = "mesh.inflow"
 
 
 class FlowBody(Body):
@@ -52,7 +63,12 @@ class FlowBody(Body):
         self._ended = False
         self._discarded: int | None = None
         self._more = anyio.Event()
-        self._room = anyio.Event()
+        self._dropped = anyio.Event()
+        self._inflow = Inflow(Ahead(0))
+
+    def come_by(self, inflow: Inflow) -> None:
+        """What comes, comes over the connection of `inflow`."""
+        self._inflow = inflow
 
     def __aiter__(self) -> FlowBody:
         """Iterate over the chunks, once."""
@@ -64,10 +80,11 @@ class FlowBody(Body):
             if self._ended:
                 raise StopAsyncIteration
             self._more = anyio.Event()
+            self._inflow.waits()
             await self._more.wait()
         chunk = self._chunks.popleft()
         self._held -= len(chunk)
-        self._room.set()
+        self._inflow.has(self._held)
         return chunk
 
     def __await__(self) -> Any:
@@ -83,17 +100,26 @@ class FlowBody(Body):
         """A chunk has come."""
         if self._discarded is not None:
             self._discarded += len(data)
-            self._room.set()
+            self._dropped.set()
         elif data:
             self._chunks.append(data)
             self._held += len(data)
+            self._inflow.has(self._held)
             self._more.set()
+
+    async def put(self, data: bytes) -> None:
+        """The same, as Quart 0.23 has it."""
+        self.append(data)
+
+    def disconnect(self) -> None:
+        """Quart 0.23: the client has gone. Its request is being cancelled, so nobody waits here."""
 
     def set_complete(self) -> None:
         """That was all."""
         self._ended = True
+        self._inflow.end()
         self._more.set()
-        self._room.set()
+        self._dropped.set()
 
     def set_result(self, data: bytes) -> None:
         """The whole body at once; Quart's test client uses it."""
@@ -105,26 +131,20 @@ class FlowBody(Body):
         self._chunks.clear()
         self._held = 0
 
-    async def room(self) -> None:
-        """Return when the next chunk may come."""
-        while self._held >= _AHEAD and self._discarded is None:
-            self._room = anyio.Event()
-            await self._room.wait()
-
     async def linger(self) -> None:
         """Nobody will read the rest: let some of it come, for a short while."""
         self.discard()
         with anyio.move_on_after(_LINGER_SECONDS):
             while not self._ended and (self._discarded or 0) < _LINGER_BYTES:
-                self._room = anyio.Event()
-                await self._room.wait()
+                self._dropped = anyio.Event()
+                await self._dropped.wait()
 
     def discard(self) -> None:
         """What comes from now on is dropped."""
         if self._discarded is None:
             self._discarded = 0
             self.clear()
-            self._room.set()
+            self._inflow.end()
 
 
 class FlowRequest(Request):
@@ -134,7 +154,7 @@ class FlowRequest(Request):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        kwargs["scope"][_KEY] = self.body
+        _introduce(self.body, kwargs["scope"])
 
 
 class FlowTrioRequest(TrioRequest):
@@ -144,7 +164,15 @@ class FlowTrioRequest(TrioRequest):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        kwargs["scope"][_KEY] = self.body
+        _introduce(self.body, kwargs["scope"])
+
+
+def _introduce(body: Any, scope: Scope) -> None:
+    """Let the middleware find a body, and the body its connection."""
+    scope[_KEY] = body
+    inflow = scope.get("state", {}).get(INFLOW)
+    if inflow is not None:
+        body.come_by(inflow)
 
 
 def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
@@ -152,20 +180,20 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     app.request_class = FlowTrioRequest if isinstance(app, QuartTrio) else FlowRequest
 
     async def flow(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)  # type: ignore[arg-type]
-            return
-        if not scope["http_version"].startswith("1"):
-            await _refuse_version(send)
+        inflow = scope.get("state", {}).get(INFLOW)
+        if scope["type"] != "http" or not scope["http_version"].startswith("1"):
+            if inflow is not None:
+                inflow.end()  # no body of a request comes here
+            if scope["type"] == "http":
+                await _refuse_version(send)
+            else:
+                await app(scope, receive, send)  # type: ignore[arg-type]
             return
 
         ending = False
         ended = anyio.Event()
 
         async def controlled_receive() -> dict[str, Any]:
-            body = scope.get(_KEY)
-            if body is not None:
-                await body.room()
             message = await receive()
             if message["type"] == "http.disconnect" and ending:
                 # Hypercorn says so while it is still finishing the answer; quart-trio 0.12 would
@@ -193,6 +221,9 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         except* MeshError as errors:
             # The answer had begun, so no other can be given: its missing end says that it failed.
             log.info("an answer was cut: %s", one_line(errors.exceptions[0]))
+        finally:
+            if inflow is not None:
+                inflow.end()
 
     return flow
 

@@ -1,8 +1,14 @@
-"""httpx's connections with larger reads: what an event costs does not depend on its size.
+"""httpx's connections: larger reads, and connections that are closed as they are opened.
 
-httpx's own transport reads 64 KiB at a time, whatever has arrived. Every read costs some 0.2 ms of
-Python in httpcore, h11 and the loop, and a batch of small blobs is a matter of Python's time, so
-the same pool is given network streams that read up to _READ bytes.
+httpx 0.28 with httpcore 1.0 reads 64 KiB at a time, whatever has arrived. Every read costs some
+0.2 ms of Python in httpcore, h11 and the loop, and a batch of small blobs is a matter of Python's
+time (docs/performance.md), so the same pool is given network streams that read up to _READ bytes.
+
+httpcore 1.0 asks each new connection for its TLS object, by way of anyio 4, which first asks the
+socket for its peer's name. When uvloop has closed the connection already, there is no socket, and
+that ends in an AttributeError, which httpcore does not expect. Here the answer is what it is
+without uvloop: no TLS, and a connection that has ended, so the first use of it fails in a way that
+httpcore knows (tests/transport/test_pool.py).
 """
 
 from __future__ import annotations
@@ -44,7 +50,7 @@ class Pool(httpx.AsyncBaseTransport):
             max_connections=connections,
             max_keepalive_connections=idle,
             keepalive_expiry=keepalive,
-            network_backend=_WideBackend(),
+            network_backend=WideBackend(),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -102,11 +108,20 @@ def _as_httpx() -> Iterator[None]:
         raise _ERRORS[type(error)](str(error)) from error
 
 
-class _WideBackend(httpcore.AnyIOBackend):
-    """Connections whose reads are wide, on whichever loop runs."""
+class WideBackend(httpcore.AsyncNetworkBackend):
+    """Connections whose reads are wide, and of which one can ask when they are closed."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkBackend | None = None) -> None:
+        """`inner` makes the connections; anyio does, on whichever loop runs, unless it is given."""
+        self._inner = inner or httpcore.AnyIOBackend()
 
     async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
-        return _WideStream(await super().connect_tcp(*args, **kwargs))
+        """A connection."""
+        return _WideStream(await self._inner.connect_tcp(*args, **kwargs))
+
+    async def sleep(self, seconds: float) -> None:
+        """Between two tries."""
+        await self._inner.sleep(seconds)
 
 
 class _WideStream(httpcore.AsyncNetworkStream):
@@ -131,4 +146,9 @@ class _WideStream(httpcore.AsyncNetworkStream):
         return _WideStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+        try:
+            return self._inner.get_extra_info(info)
+        except AttributeError as error:
+            if error.obj is not None:
+                raise  # not the missing socket, but a mistake of ours
+            return info == "is_readable" or None
