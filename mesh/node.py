@@ -102,7 +102,7 @@ class Node:
         self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
         # A copy: how often the scrub draws must not shift the jitter of the rounds.
         self.scrubber = Scrubber(
-            store, config.scrub_bytes_per_second, config.scrub_days, copy(random)
+            self.keeper.door, config.scrub_bytes_per_second, config.scrub_days, copy(random)
         )
         self.reader = Reader(self.keeper, self.fetcher if config.read_through else None)
 

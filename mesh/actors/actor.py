@@ -7,13 +7,15 @@ An actor owns a mailbox. Others `ask`, and wait for the answer; or `tell`, and d
 request is in one of three places, and leaves each of them in one way only:
 
 * **In line.** The request waits for its turn. It stays only as long as somebody waits for its
-  answer: when the last asker is cancelled, the request is withdrawn. So the line is as long as
-  there are living askers, and `tell`, which leaves no asker behind, is refused when the line has
-  `room` requests. A mailbox cannot grow without somebody who waits for it.
+  answer: when the last asker is cancelled, the request is withdrawn. So the line holds one
+  request for each living asker at most, and those of `tell`, which leaves no asker behind and is
+  refused when `room` such requests are in line. A mailbox cannot grow beyond that.
 * **Taken.** The owner took the request inside a `with mailbox.turn() as turn` block. There is no
   other way to take one. Work on it goes on even when every asker is gone. Whatever ends the
   block, all that was taken in it and not answered is answered with an error: a return, a bug on
   any line, the cancellation of the owner. An owner needs no `finally` of its own.
+  An asker who has *lent* something to the request, such as a file that is about to be renamed,
+  stays until the answer is there, even when it is cancelled: so nothing is taken back too early.
 * **Answered.** The first answer counts; later ones are ignored.
 
 A crash of the owner between two turns loses nothing: what is in line waits for the owner that the
@@ -78,6 +80,10 @@ class Reply(Generic[A]):
             self._error = error
             self._done.set()
 
+    async def settled(self) -> None:
+        """Wait until there is an answer."""
+        await self._done.wait()
+
     async def wait(self) -> A:
         """The answer; raises the error that was given instead."""
         await self._done.wait()
@@ -90,12 +96,13 @@ class Reply(Generic[A]):
 class Request(Generic[Q, A]):
     """One question, and the reply that its askers wait for."""
 
-    __slots__ = ("askers", "question", "reply", "share")
+    __slots__ = ("askers", "question", "reply", "share", "taken")
 
     def __init__(self, question: Q, share: Hashable | None = None) -> None:
         self.question = question
         self.share = share
         self.askers = 0  # tasks that wait for the reply
+        self.taken = False  # the owner works on it, or has done so
         self.reply: Reply[A] = Reply()
 
 
@@ -119,6 +126,7 @@ class Turn(Generic[Q, A]):
         """The next request in line; None when there is none."""
         request = self._pop()
         if request is not None:
+            request.taken = True
             self.taken.append(request)
         return request
 
@@ -129,7 +137,7 @@ class Mailbox(Generic[Q, A]):
     def __init__(self, owner: str, room: int, error: Callable[[str], MeshError]) -> None:
         """`owner`: what the actor is called in errors, such as "the keeper".
 
-        `room`: how many requests may be in line before `tell` is refused. `error`: makes, from one
+        `room`: how many requests for which nobody waits may be in line. `error`: makes, from one
         line of text, the error that an asker gets when the owner crashed or the node stops.
         """
         self._owner = owner
@@ -140,12 +148,15 @@ class Mailbox(Generic[Q, A]):
         self._arrived = anyio.Event()
         self._closed = False
 
-    async def ask(self, question: Q, *, share: Hashable | None = None) -> A:
+    async def ask(self, question: Q, *, share: Hashable | None = None, lent: bool = False) -> A:
         """Wait for the owner's answer to `question`.
 
         With a `share` key, wait for the answer to the request under that key instead when there is
-        one that has no answer yet. Raises what the owner answered, or `error` when the owner
-        crashed over the request or the node is stopping.
+        one that has no answer yet. `lent`: the owner works with something that the asker holds; an
+        asker that is cancelled then waits until the owner is done with it.
+
+        Raises what the owner answered, or `error` when the owner crashed over the request or the
+        node is stopping.
         """
         request = self._shared.get(share) if share is not None else None
         if request is None or request.reply.given:
@@ -154,6 +165,11 @@ class Mailbox(Generic[Q, A]):
         request.askers += 1
         try:
             return await request.reply.wait()
+        except anyio.get_cancelled_exc_class():
+            if lent and request.taken:
+                with anyio.CancelScope(shield=True):
+                    await request.reply.settled()
+            raise
         finally:
             request.askers -= 1
             if not request.askers:
@@ -161,7 +177,8 @@ class Mailbox(Generic[Q, A]):
 
     def tell(self, question: Q) -> bool:
         """Put a request in line for whose answer nobody waits; False when there is no room."""
-        if self._closed or len(self._line) >= self._room:
+        told = sum(not request.askers for request in self._line)
+        if self._closed or told >= self._room:
             return False
         self._enter(Request(question))
         return True

@@ -25,7 +25,9 @@ async def fetch_large(
     Raises Misbehaved when the peer alone brought another blob, Unreachable when it stood still, or
     broke off and trying again at once did not help.
     """
-    async with keeper.store.resume(digest, holder) as arriving:
+    if keeper.has(digest):
+        return False, size  # it came another way meanwhile
+    async with keeper.door.resume(digest, holder) as arriving:
         keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
         if arriving is None or size < LARGE_BLOB:
             async with replica.fetch_large(digest, 0) as chunks:
@@ -51,7 +53,9 @@ async def take_pushed(
     Whether it was new. Raises Misbehaved when the pusher alone brought another blob, Refused when
     it has to begin somewhere else.
     """
-    async with keeper.store.resume(digest, holder) as arriving:
+    if keeper.has(digest):
+        return False  # answered before a byte of it is read
+    async with keeper.door.resume(digest, holder) as arriving:
         keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
         here = arriving.progress.size if arriving is not None else 0
         if start > here:

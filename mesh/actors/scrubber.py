@@ -12,10 +12,11 @@ from random import Random
 import anyio
 import msgspec
 
+from mesh.actors.door import Door
 from mesh.core.scrub import Pass, Saved, Scrub, Stepped
 from mesh.errors import StoreError, one_line
 from mesh.status import ScrubStatus
-from mesh.store.base import BlobStore, Cursor
+from mesh.store.base import Cursor
 
 log = logging.getLogger("mesh")
 
@@ -30,9 +31,9 @@ _SAVE_IDLE = 3600.0
 class Scrubber:
     """See the module. `run` is supervised by the node; the rest are plain calls."""
 
-    def __init__(self, store: BlobStore, rate: float, days: float, random: Random) -> None:
+    def __init__(self, door: Door, rate: float, days: float, random: Random) -> None:
         """`rate`: bytes a second; `days`: between passes."""
-        self._store = store
+        self._door = door
         self._rate = rate
         self._days = days
         self._random = random
@@ -62,7 +63,7 @@ class Scrubber:
 
     def status(self) -> ScrubStatus:
         """How it stands."""
-        totals = self._store.totals
+        totals = self._door.totals
         scrub = self._scrub
         if scrub is None:
             state, next_seconds = "starting", None
@@ -115,7 +116,7 @@ class Scrubber:
 
     async def _load(self) -> Scrub:
         saved: Saved | None = None
-        note = await self._store.noted(_NOTE)
+        note = await self._door.noted(_NOTE)
         if note is not None:
             try:
                 saved = msgspec.json.decode(note, type=Saved)
@@ -130,7 +131,7 @@ class Scrubber:
         self._changed = False
         self._saved_at = anyio.current_time()
         try:
-            await self._store.note(_NOTE, msgspec.json.encode(scrub.saved(self._saved_at)))
+            await self._door.note(_NOTE, msgspec.json.encode(scrub.saved(self._saved_at)))
         except StoreError as error:
             log.debug("the place of the scrub is not kept: %s", one_line(error))
 
@@ -138,10 +139,10 @@ class Scrubber:
         """One unit of work: some blobs, or some pieces of one."""
         if not scrub.running:
             scrub.begin(anyio.current_time())
-            log.info("scrub: a pass over %d blobs begins", self._store.totals.blobs)
+            log.info("scrub: a pass over %d blobs begins", self._door.totals.blobs)
         reads = self._reads
         try:
-            step = await self._store.scrub(Cursor(*scrub.place), scrub.room)
+            step = await self._door.scrub(Cursor(*scrub.place), scrub.room)
         except StoreError as error:
             if not self._failing:
                 log.error("scrub: %s; tried again in a minute", one_line(error))
@@ -149,7 +150,7 @@ class Scrubber:
             scrub.failed(anyio.current_time())
             return
         self._failing = False
-        self._reads = self._store.reads
+        self._reads = self._door.reads
         scrub.stepped(
             Stepped(step.cursor, step.blobs, step.bytes, step.damaged),
             busy=self._reads != reads,

@@ -75,7 +75,7 @@ class _Blobs:
     async def _store(self, chunks: Metered, digest: Digest | None) -> Response:
         if (request.content_length or 0) > self._limit:
             return self._too_large()
-        async with self._keeper.store.incoming() as incoming:
+        async with self._keeper.door.incoming(digest) as incoming:
             async for chunk in chunks:
                 await incoming.write(chunk)
                 if incoming.size > self._limit:
@@ -164,7 +164,7 @@ class _Blobs:
         cursor = request.args.get("after", "")
         after = parse_digest(cursor) if cursor else b""
         limit = page_limit(request.args.get("limit", ""), _PAGE, _MOST)
-        rows = await self._keeper.store.listing(prefix, after, limit)
+        rows = await self._keeper.door.listing(prefix, after, limit)
         listed = [{"digest": digest.hex(), "size": size} for digest, size in rows]
         more = rows[-1][0].hex() if len(rows) == limit else None
         return json(200, {"blobs": listed, "next": more})

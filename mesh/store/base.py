@@ -243,7 +243,11 @@ class BlobStore(Protocol):
     # --- blobs that arrive in several goes, and the disk --------------------------------------
 
     def resume(self, digest: Digest, source: Source) -> AbstractAsyncContextManager[Resumed | None]:
-        """Go on with a large blob that `source` brings; None while somebody else does so."""
+        """Go on with a large blob that `source` brings; None while somebody else does so.
+
+        Leaving makes it free for the next one, whatever became of it. So nobody leaves while a
+        commit of what `finish` gave is under way: `Keeper.put` returns only when it is over.
+        """
 
     async def room(self, *, trial: bool) -> Room:
         """How much room there is. With `trial` a little is written first.
