@@ -37,7 +37,7 @@ async def fetch_large(
         while item is None:
             await _fetched(replica, taking)
             item = await taking.finish()
-        return await taking.store(item), size
+        return await taking.commit(item), size
 
 
 async def take_pushed(
@@ -70,7 +70,7 @@ async def take_pushed(
         item = await taking.finish()
         if item is None:
             raise Refused(f"blob {digest.hex()} has come wrong from several; push it anew")
-        return await taking.store(item)
+        return await taking.commit(item)
 
 
 async def _fetched(replica: Replica, taking: _Taking) -> None:
@@ -159,7 +159,7 @@ class _Taking:
             raise Misbehaved(f"what came as blob {self.digest.hex()} is {item.digest.hex()}")
         return None
 
-    async def store(self, item: Item) -> bool:
+    async def commit(self, item: Item) -> bool:
         """Commit it, and name those who brought wrong parts of it before; whether it was new."""
         for liar in await self._arriving.liars():
             self._keeper.failed(liar, [self.digest])

@@ -7,6 +7,7 @@ it had come to. This one loop, `_tries`, serves sizes, bytes and batches alike.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -18,6 +19,8 @@ from mesh.actors.transfer import CHUNK, frames_of
 from mesh.core.digest import Digest
 from mesh.errors import Corrupt, StoreError, one_line
 from mesh.store.base import Entry
+
+log = logging.getLogger("mesh")
 
 # How often one read begins again after damage. A disk that fails each first read would otherwise
 # keep it for ever.
@@ -79,7 +82,10 @@ class Reader:
             del entries[absent[PLACES] :]
 
         async def heal(at: int) -> None:
-            entries[at] = await self._entry(entries[at].digest)
+            try:
+                entries[at] = await self._entry(entries[at].digest)
+            except StoreError as error:  # the others of the batch are not concerned
+                log.warning("blob %s: %s", entries[at].digest.hex(), one_line(error))
 
         async with create_task_group() as group:
             for at in absent[:PLACES]:

@@ -1,13 +1,15 @@
-"""Answers in JSON, errors included."""
+"""Answers in JSON, errors included; and bodies that are messages."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
-from quart import Response
+from quart import Response, request
 
 from mesh.errors import InputError
+from mesh.transport.pace import Paced
+from mesh.wire.messages import MAX_MESSAGE
 
 
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
@@ -28,3 +30,15 @@ def page_limit(text: str, default: int, most: int) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 9 or not 1 <= int(text) <= most:
         raise InputError(f"limit is {text[:20]!a}; expected 1 to {most}")
     return int(text)
+
+
+async def small_body() -> bytes:
+    """A body that is a message; InputError when it has more than MAX_MESSAGE bytes."""
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in Paced(request.body, "a message"):
+        size += len(chunk)
+        if size > MAX_MESSAGE:
+            raise InputError(f"a message of more than {MAX_MESSAGE} bytes")
+        pieces.append(chunk)
+    return b"".join(pieces)

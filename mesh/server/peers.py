@@ -7,10 +7,10 @@ from contextlib import aclosing
 
 from quart import Quart, Response, request
 
-from mesh.errors import InputError
 from mesh.node import Node
+from mesh.server.answers import small_body
 from mesh.transport.pace import Paced
-from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
+from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE
 
 
 def add_routes(app: Quart, node: Node) -> None:
@@ -38,11 +38,11 @@ class _Peers:
         self._service = node.service
 
     async def call(self, verb: str, rest: str) -> Response:
-        answer = await self._service.call(_path(verb, rest), await _small_body())
+        answer = await self._service.call(_path(verb, rest), await small_body())
         return Response(answer, content_type=CONTENT_TYPE)
 
     async def download(self, verb: str, rest: str) -> Response:
-        chunks = self._service.download(_path(verb, rest), await _small_body())
+        chunks = self._service.download(_path(verb, rest), await small_body())
         # Up to the first piece, an error can still be an answer of its own.
         first = await anext(chunks, b"")
         return Response(_resumed(first, chunks), content_type=FRAMES_TYPE)
@@ -64,14 +64,3 @@ async def _resumed(
         yield first
         async for chunk in chunks:
             yield chunk
-
-
-async def _small_body() -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    async for chunk in Paced(request.body, "a message"):
-        size += len(chunk)
-        if size > MAX_MESSAGE:
-            raise InputError(f"a message of more than {MAX_MESSAGE} bytes")
-        pieces.append(chunk)
-    return b"".join(pieces)
