@@ -215,7 +215,7 @@ class Keeper:
             read = True
             self._changes()
         except StoreError as error:
-            log.error("cannot read the tree: %s; tried again in a moment", one_line(error))
+            log.error("%s; tried again in %d s", one_line(error), _AGAIN)
         finally:
             self._rebuilt = self._rebuilt or not read
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
@@ -269,6 +270,61 @@ async def test_who_tells_without_waiting_is_refused_when_the_line_is_long() -> N
     with mailbox.turn() as turn:
         assert (await turn.take()).question == "t0"
         assert mailbox.tell("again")
+
+
+@pytest.mark.trio
+async def test_who_tells_is_not_refused_because_of_those_who_ask() -> None:
+    """They may go away, and take their requests with them: then nobody would wake the owner."""
+    mailbox = a_mailbox()
+    askers = [Asker(mailbox, f"q{n}") for n in range(2 * ROOM)]
+    async with trio.open_nursery() as nursery:
+        for asker in askers:
+            nursery.start_soon(asker.ask)
+        await wait_all_tasks_blocked()
+        assert mailbox.tell("look around")
+        nursery.cancel_scope.cancel()
+    with mailbox.turn() as turn:
+        assert (await turn.take()).question == "look around"
+        assert turn.take_nowait() is None
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("end", sorted(ENDS))
+async def test_an_asker_who_lent_something_stays_until_the_owner_is_done(end: str) -> None:
+    mailbox = a_mailbox()
+    owner = Owner(mailbox)
+    scope, gone = trio.CancelScope(), trio.Event()
+
+    async def ask() -> None:
+        with scope:
+            await mailbox.ask("q", lent=True)
+        gone.set()
+
+    async def crashes() -> None:
+        with suppress(Bug):
+            await owner.run()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crashes)
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert not gone.is_set()
+        owner.go(ENDS[end])
+        await gone.wait()
+        nursery.cancel_scope.cancel()
+    assert scope.cancelled_caught
+
+
+@pytest.mark.trio
+async def test_an_asker_who_lent_something_that_nobody_took_goes_at_once() -> None:
+    mailbox = a_mailbox()
+    with trio.move_on_after(0) as scope:
+        await mailbox.ask("q", lent=True)
+    assert scope.cancelled_caught
+    with mailbox.turn() as turn:
+        assert turn.take_nowait() is None
 
 
 @pytest.mark.trio
