@@ -97,7 +97,7 @@ class Node:
             released=self._ask_others,
         )
         self._replicas = [
-            (address, connect(address, self.keeper.known, self._sketcher))
+            (address, connect(address, self.keeper.ready_tree, self._sketcher))
             for address in _distinct(config.addresses())
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
@@ -105,7 +105,7 @@ class Node:
         self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._candidates)
         # A copy: how often the scrub draws must not shift the jitter of the rounds.
         self.scrubber = Scrubber(
-            store, config.scrub_bytes_per_second, config.scrub_days, copy(random)
+            self.keeper.door, config.scrub_bytes_per_second, config.scrub_days, copy(random)
         )
         self.reader = Reader(self.keeper, self.fetcher if config.read_through else None)
 
@@ -126,7 +126,7 @@ class Node:
                 self._start(group)
                 await self.keeper.built()
                 self._state = "ready"
-                log.info("ready: root %s", self.keeper.known().root.hex())
+                log.info("ready: root %s", self.keeper.ready_tree().root.hex())
         finally:
             self.keeper.close()
             self.fetcher.close()

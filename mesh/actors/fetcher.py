@@ -2,6 +2,10 @@
 
 The question is the same that a round asks for a large blob, and a peer answers it from its own
 store alone: a read travels one hop, never more.
+
+Clients who want the same blob share one request (see `actor.Mailbox`). Each of `PLACES` workers
+fetches one blob at a time: it waits a moment for a round that brings the blob already, then asks
+the peers, and stores the first answer.
 """
 
 from __future__ import annotations
@@ -9,13 +13,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import anyio
-from anyio import create_memory_object_stream, create_task_group
+from anyio import create_task_group
 
-from mesh.actors.actor import Reply
+from mesh.actors.actor import Mailbox
 from mesh.actors.keeper import Keeper
 from mesh.actors.transfer import take_large
 from mesh.core.digest import Digest
@@ -26,8 +29,7 @@ from mesh.transport.base import Replica
 log = logging.getLogger("mesh")
 
 # Blobs fetched at a time; each may hold up to 4 MiB before it becomes a file. More wait.
-_PLACES = 8
-_MAILBOX = 64
+PLACES = 8
 
 # The next peer is asked when the one before has answered no, or has said nothing for so long: on
 # a local network a yes comes within some ms, so that the blob is not sent by two of them.
@@ -80,69 +82,41 @@ class Fetcher:
         self._keeper = keeper
         self._limit = limit
         self._candidates = candidates
-        self._under_way: dict[Digest, Reply[bool]] = {}
-        self._places = anyio.Semaphore(_PLACES)
-        self._in, self._mailbox = create_memory_object_stream[_Wish](_MAILBOX)
+        # Everybody who asks waits for the answer, and nobody only tells: there is room for none.
+        self._mailbox: Mailbox[Digest, bool] = Mailbox("the fetcher", 0, StoreError)
 
     async def fetch(self, digest: Digest) -> bool:
         """Whether a blob is here now. Those who want the same one share the fetch.
 
         Raises StoreError when it cannot be kept. Whoever is cancelled leaves the fetch to others.
         """
-        reply = self._under_way.get(digest)
-        if reply is None:
-            reply = self._under_way[digest] = Reply()
-            try:
-                await self._in.send(_Wish(digest, reply))
-            except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-                self._done(digest, reply)
-                raise StoreError("the node is stopping") from None
-            except BaseException:
-                self._done(digest, reply)
-                raise
-        return await reply.wait()
+        return await self._mailbox.ask(digest, share=digest)
 
     def close(self) -> None:
         """`run` has ended for good; whoever still waits is told so."""
-        self._in.close()
-        with suppress(anyio.EndOfStream, anyio.WouldBlock):
-            while True:
-                wish = self._mailbox.receive_nowait()
-                self._done(wish.digest, wish.reply)
         self._mailbox.close()
 
     async def run(self) -> None:
         """Fetch what is asked for, until cancelled."""
         async with create_task_group() as group:
-            while True:
-                await self._places.acquire()
+            for _ in range(PLACES):
+                group.start_soon(self._work)
+
+    async def _work(self) -> None:
+        while True:
+            with self._mailbox.turn() as turn:
+                request = await turn.take()
                 try:
-                    wish = await self._mailbox.receive()
-                except BaseException:
-                    self._places.release()
-                    raise
-                group.start_soon(self._one, wish.digest, wish.reply)
-
-    def _done(self, digest: Digest, reply: Reply[bool]) -> None:
-        if self._under_way.get(digest) is reply:
-            del self._under_way[digest]
-        reply.set(False)
-
-    async def _one(self, digest: Digest, reply: Reply[bool]) -> None:
-        try:
-            reply.set(await self._from_any(digest))
-        except StoreError as error:
-            reply.fail(error)
-        finally:
-            self._done(digest, reply)
-            self._places.release()
+                    request.reply.set(await self._from_any(request.question))
+                except StoreError as error:
+                    request.reply.fail(error)
 
     async def _from_any(self, digest: Digest) -> bool:
         """Ask the peers, one a moment, and all that are silent at the same time."""
         end = anyio.current_time() + _OTHERS
         while self._keeper.coming(digest) and (left := end - anyio.current_time()) > 0:
-            await self._keeper.change(left)
-        if await self._keeper.store.size(digest) is not None:
+            await self._keeper.wait_for_change(left)
+        if await self._keeper.door.size(digest) is not None:
             return True
         search = _Search(digest)
         async with create_task_group() as group:
@@ -178,7 +152,6 @@ class Fetcher:
             search.error = error
             all_of_them.cancel()
         finally:
-            self._keeper.release(candidate.holder, [digest])
             attempt.answered.set()
             attempt.ended.set()
 
@@ -192,20 +165,19 @@ class Fetcher:
                 async with search.taking:
                     if search.found:
                         return
-                    self._keeper.hold(candidate.holder, search.digest)
-                    await take_large(
-                        self._keeper,
-                        candidate.holder,
-                        search.digest,
-                        _lively(first, chunks, scope),
-                        self._limit,
-                    )
+                    await self._keep(candidate, search.digest, _lively(first, chunks, scope))
                     search.found = True
 
-
-class _Wish(NamedTuple):
-    digest: Digest
-    reply: Reply[bool]
+    async def _keep(
+        self, candidate: Candidate, digest: Digest, chunks: AsyncIterator[bytes]
+    ) -> None:
+        """Store what comes; claimed meanwhile, unless a round has claimed it already."""
+        claimed = not self._keeper.coming(digest) and self._keeper.hold(candidate.holder, digest)
+        try:
+            await take_large(self._keeper, candidate.holder, digest, chunks, self._limit)
+        finally:
+            if claimed:
+                self._keeper.release(candidate.holder, [digest])
 
 
 async def _lively(

@@ -1,26 +1,48 @@
 """The keeper: the one writer of the store, and the owner of the tree and of the claims.
 
-Whoever meets damage tells it through the store; it lets go of the blob in one step.
+How the keeper works
+--------------------
+
+The keeper takes puts from its mailbox. A turn of its loop takes all puts that wait, up to one
+commit's worth, and then does three things in this order:
+
+1. If the store had to rebuild its index, the tree is read anew. A tree that cannot be read does not
+   hold up the puts: the keeper goes on with the tree that it has, and reads it again after `_AGAIN`
+   seconds. The mark that it is due is wiped only when the reading has succeeded.
+2. What was told of as damaged is set aside: the store looks again, and lets go of it; the digests
+   leave the tree. What could not be set aside is tried again after `_AGAIN` seconds.
+3. The puts are committed. The tree grows, the claims on what came end, those who put are answered,
+   and the node is told what is new.
+
+Everybody else uses the store through `door`. Reads do not wait for the keeper. Whoever meets damage
+tells it through the store, and waits, if need be, until it is `settled`.
+
+While the tree is being built for the first time, puts are committed and remembered in `_early`, and
+nothing is let go of.
+
+A large item is a file that belongs to the task which puts it. So a put of one that is cancelled
+ends only when the commit is over, or will never begin (see `lent` in `actor`).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 
 import anyio
-from anyio import create_memory_object_stream, create_task_group
+from anyio import create_task_group
 
-from mesh.actors.actor import Reply
+from mesh.actors.actor import Mailbox, Request, Turn
 from mesh.actors.disk import DiskWatch
+from mesh.actors.door import Door, Known
 from mesh.actors.lies import Lies
 from mesh.core.claims import Claims
 from mesh.core.digest import Digest
 from mesh.core.holder import CLIENT, Configured, Holder
 from mesh.core.tree import Tree
 from mesh.errors import StoreError, one_line
-from mesh.store.base import BlobStore, Damage, Item
+from mesh.store.base import Blob, BlobStore, Damage, Item
 
 log = logging.getLogger("mesh")
 
@@ -29,21 +51,27 @@ log = logging.getLogger("mesh")
 _BATCH_BLOBS = 4096
 _BATCH_BYTES = 16 * 1024 * 1024
 
-# Puts that wait for the commit under way. Each holds at most a transfer's group of some MiB.
-_MAILBOX = 8
+# Calls to look around that wait for the turn under way. One would do: the others find nothing left.
+_MAILBOX = 1
+
+# Seconds until something is tried again that the store refused: to read the tree, or to set aside
+# what is damaged. Either may cost the disk a lot, and nothing wrong is served meanwhile.
+_AGAIN = 10.0
 
 # Damaged blobs told of and not yet let go of. What is beyond is met again by the next read.
 _DAMAGES = 10_000
 
 
 class _Put:
-    __slots__ = ("holder", "items", "reply", "size")
+    __slots__ = ("holder", "items", "size")
 
     def __init__(self, items: Sequence[Item], holder: Holder) -> None:
         self.items = items
         self.holder = holder
         self.size = sum(item.size for item in items)
-        self.reply: Reply[list[bool]] = Reply()
+
+
+_Puts = list[Request[_Put, list[bool]]]
 
 
 class Keeper:
@@ -68,11 +96,13 @@ class Keeper:
         the disk that stay free, None for the default. `on_recovery` is told when the store takes
         blobs again after it did not.
         """
-        self.store = store
+        self._store = store
+        self.door = Door(store, self.has, self.missing)
         self.disk = DiskWatch(store, reserve, on_recovery)
         self._on_lost = on_lost
         self._damages: dict[Digest, Damage] = {}
         self._discarding: frozenset[Digest] = frozenset()
+        self._stuck: dict[Digest, Damage] = {}  # could not be set aside
         self._rebuilt = False
         self._changed = anyio.Event()
         store.watch(self.damaged, self._index_rebuilt)
@@ -82,7 +112,7 @@ class Keeper:
         self._claims = Claims()
         self._early: list[Digest] = []
         self._built = anyio.Event()
-        self._in, self._mailbox = create_memory_object_stream[_Put](_MAILBOX)
+        self._mailbox: Mailbox[_Put, list[bool]] = Mailbox("the keeper", _MAILBOX, StoreError)
 
     async def run(self) -> None:
         """Build the tree, and commit what comes, until cancelled."""
@@ -90,30 +120,26 @@ class Keeper:
             if self.tree is None:
                 group.start_soon(self._build)
             group.start_soon(self.disk.run, self.has)
+            self._wake()  # a run that crashed may have left something to do
             while True:
-                puts = await self._gather()
-                if self._rebuilt and self.tree is not None:
-                    self._rebuilt = False
-                    self.tree = await self.store.tree()
-                await self._discard()
-                await self._commit(puts)
+                with self._mailbox.turn() as turn:
+                    puts = await self._gather(turn)
+                    await self._reread()
+                    await self._discard()
+                    await self._commit(puts)
 
     def close(self) -> None:
         """`run` has ended for good; whoever still waits is told so."""
-        self._in.close()
         self._damages.clear()
         self._changes()
-        with suppress(anyio.EndOfStream, anyio.WouldBlock):
-            while True:
-                self._mailbox.receive_nowait().reply.fail(StoreError("the node is stopping"))
         self._mailbox.close()
 
     async def built(self) -> Tree:
         """The tree, once there is one."""
         await self._built.wait()
-        return self.known()
+        return self.ready_tree()
 
-    def known(self) -> Tree:
+    def ready_tree(self) -> Tree:
         """The tree; StoreError while it is being built."""
         if self.tree is None:
             raise StoreError("the tree is still being built; try again in a moment")
@@ -125,28 +151,33 @@ class Keeper:
         They are durable on return.
         A caller that is cancelled does not take the batch with it.
         """
-        if not items:
-            return []
-        if not all(self.has(item.digest) for item in items):
+        bring = [item for item in items if not isinstance(item, Known)]
+        for item in items:
+            if isinstance(item, Known) and not self.has(item.digest):
+                raise StoreError(
+                    f"blob {item.digest.hex()} was here when it began to come, and was found "
+                    "damaged since; send it again"
+                )
+        if not bring:
+            return [False] * len(items)
+        if not all(self.has(item.digest) for item in bring):
             self.disk.admit(0)  # what is known needs no room
-        put = _Put(items, holder)
-        try:
-            await self._in.send(put)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            raise StoreError("the node is stopping") from None
-        return await put.reply.wait()
+        lent = not all(isinstance(item, Blob) for item in bring)
+        flags = iter(await self._mailbox.ask(_Put(bring, holder), lent=lent))
+        return [not isinstance(item, Known) and next(flags) for item in items]
 
     # --- damage ------------------------------------------------------------------------------
 
     def damaged(self, damage: Damage) -> None:
         """A read met a blob that is not what it was; soon it is not here any more."""
-        if damage.digest not in self._damages and len(self._damages) < _DAMAGES:
+        told = len(self._damages) + len(self._stuck)
+        if damage.digest not in self._damages and told < _DAMAGES:
             self._damages[damage.digest] = damage
             self._wake()
 
     def missing(self, digest: Digest) -> None:
         """The store does not have a blob; if the tree does, that is damage as well."""
-        if self.tree is not None and digest in self.tree:
+        if self.has(digest) and digest not in self._discarding:
             self.damaged(Damage(digest, "its record is gone"))
 
     async def settled(self, digest: Digest) -> None:
@@ -154,7 +185,7 @@ class Keeper:
         while digest in self._damages or digest in self._discarding:
             await self._changed.wait()
 
-    async def change(self, seconds: float) -> None:
+    async def wait_for_change(self, seconds: float) -> None:
         """Wait until blobs have come or gone, for up to so many seconds."""
         changed = self._changed
         with anyio.move_on_after(seconds):
@@ -166,23 +197,41 @@ class Keeper:
         self._wake()
 
     def _wake(self) -> None:
-        """Have the actor look around; a mailbox that is full keeps it awake anyway."""
-        with suppress(anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
-            self._in.send_nowait(_Put([], CLIENT))
+        """Have the actor look around; one call in line is enough for all reasons."""
+        self._mailbox.tell(_Put([], CLIENT))
+
+    async def _reread(self) -> None:
+        """Read the tree anew when that is due."""
+        if not self._rebuilt or self.tree is None:
+            return
+        # Wiped before, so that another rebuild meanwhile is not overlooked; back if this one fails.
+        self._rebuilt = False
+        read = False
+        try:
+            self.tree = await self._store.tree()
+            read = True
+            self._changes()
+        except StoreError as error:
+            log.error("%s; tried again in %d s", one_line(error), _AGAIN)
+        finally:
+            self._rebuilt = self._rebuilt or not read
 
     async def _discard(self) -> None:
         """Let go of what is damaged, once there is a tree to take it out of."""
         if not self._damages or self.tree is None:
             return
-        damages, self._damages = list(self._damages.values()), {}
-        self._discarding = frozenset(damage.digest for damage in damages)
+        damages, self._damages = self._damages, {}
+        self._discarding = frozenset(damages)
+        self._stuck.update(damages)
         gone: list[Digest] = []
         with anyio.CancelScope(shield=True):
             try:
-                gone = await self.store.discard(damages)
+                gone = await self._store.discard(list(damages.values()))
                 self.tree = self.tree.remove(gone)
+                for digest in damages:
+                    del self._stuck[digest]
             except StoreError as error:
-                # Nothing wrong is served meanwhile, and the next read tells of it again.
+                # Nothing wrong is served meanwhile.
                 log.error("cannot set aside what is damaged: %s", one_line(error))
             finally:
                 self._discarding = frozenset()
@@ -248,7 +297,7 @@ class Keeper:
     # --- the actor ---------------------------------------------------------------------------
 
     async def _build(self) -> None:
-        tree = await self.store.tree()
+        tree = await self._store.tree()
         # The scan may or may not have seen what was committed meanwhile: adding twice is adding.
         self.tree = tree.add(self._early)
         self._early = []
@@ -256,42 +305,48 @@ class Keeper:
         if self._damages or self._rebuilt:
             self._wake()
 
-    async def _gather(self) -> list[_Put]:
-        """The puts of the next commit: the first one that comes, and all that wait behind it."""
-        puts = [await self._mailbox.receive()]
-        blobs, size = len(puts[0].items), puts[0].size
+    async def _gather(self, turn: Turn[_Put, list[bool]]) -> _Puts:
+        """The puts of the next commit: the first one that comes, and all that wait behind it.
+
+        Empty when nobody puts and it is time to try again what the store refused.
+        """
+        due = _AGAIN if self.tree is not None and (self._rebuilt or self._stuck) else math.inf
+        puts: _Puts = []
+        with anyio.move_on_after(due) as waiting:
+            puts.append(await turn.take())
+        if waiting.cancelled_caught:
+            self._damages = self._stuck | self._damages
+            self._stuck = {}
+        blobs, size = sum(len(p.question.items) for p in puts), sum(p.question.size for p in puts)
         while blobs < _BATCH_BLOBS and size < _BATCH_BYTES:
-            try:
-                put = self._mailbox.receive_nowait()
-            except anyio.WouldBlock:
+            put = turn.take_nowait()
+            if put is None:
                 break
             puts.append(put)
-            blobs += len(put.items)
-            size += put.size
+            blobs += len(put.question.items)
+            size += put.question.size
         return puts
 
-    async def _commit(self, puts: list[_Put]) -> None:
-        items = [item for put in puts for item in put.items]
+    async def _commit(self, puts: _Puts) -> None:
+        items = [item for put in puts for item in put.question.items]
         if not items:
             return
-        # A bug in the store must not leave anybody waiting for ever: this is what they hear then.
-        failure = StoreError("the store failed; see the log of the node")
         with anyio.CancelScope(shield=True):
             try:
-                fresh = await self.store.commit(items)
-                self._settle(puts, fresh)
+                fresh = await self._store.commit(items)
             except StoreError as error:
-                failure = error
                 self.disk.met(error)
-            finally:
                 for put in puts:
-                    put.reply.fail(failure)
+                    put.reply.fail(error)
+            else:
+                self._settle(puts, fresh)
 
-    def _settle(self, puts: list[_Put], fresh: list[bool]) -> None:
+    def _settle(self, puts: _Puts, fresh: list[bool]) -> None:
         """Everything is durable: the tree, the claims, the waiters and the peers learn of it."""
         at = 0
         told: list[tuple[list[Digest], Holder]] = []
-        for put in puts:
+        for request in puts:
+            put = request.question
             flags = fresh[at : at + len(put.items)]
             at += len(put.items)
             new = [item.digest for item, is_new in zip(put.items, flags, strict=True) if is_new]
@@ -301,7 +356,7 @@ class Keeper:
                 # Also what was known to the store: a rebuilt index may have found more.
                 self.tree = self.tree.add(item.digest for item in put.items)
             self._claims.arrived(item.digest for item in put.items)
-            put.reply.set(flags)
+            request.reply.set(flags)
             if new:
                 told.append((new, put.holder))
         self._changes()

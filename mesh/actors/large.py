@@ -26,7 +26,9 @@ async def fetch_large(
     Raises Misbehaved when the peer alone brought another blob, Unreachable when it stood still, or
     broke off and trying again at once did not help.
     """
-    async with keeper.store.resume(digest, bringer(holder)) as arriving:
+    if keeper.has(digest):
+        return False, size  # it came another way meanwhile
+    async with keeper.door.resume(digest, bringer(holder)) as arriving:
         keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
         if arriving is None or size < LARGE_BLOB:
             async with replica.fetch_large(digest, 0) as chunks:
@@ -36,7 +38,7 @@ async def fetch_large(
         while item is None:
             await _fetched(replica, taking)
             item = await taking.finish()
-        return await taking.store(item), size
+        return await taking.commit(item), size
 
 
 async def take_pushed(
@@ -53,7 +55,9 @@ async def take_pushed(
     are not `size`; Refused when the push has to begin somewhere else, or a configured peer brings
     the blob.
     """
-    async with keeper.store.resume(digest, bringer(holder)) as arriving:
+    if keeper.has(digest):
+        return False  # answered before a byte of it is read
+    async with keeper.door.resume(digest, bringer(holder)) as arriving:
         keeper.disk.admit(size - arriving.progress.size if arriving is not None else size)
         here = arriving.progress.size if arriving is not None else 0
         if start > here:
@@ -68,7 +72,7 @@ async def take_pushed(
         item = await taking.finish()
         if item is None:
             raise Refused(f"blob {digest.hex()} has come wrong from several; push it anew")
-        return await taking.store(item)
+        return await taking.commit(item)
 
 
 async def _fetched(replica: Replica, taking: _Taking) -> None:
@@ -157,7 +161,7 @@ class _Taking:
             raise Misbehaved(f"what came as blob {self.digest.hex()} is {item.digest.hex()}")
         return None
 
-    async def store(self, item: Item) -> bool:
+    async def commit(self, item: Item) -> bool:
         """Commit it, and name those who brought wrong parts of it before; whether it was new."""
         for brought in await self._arriving.liars():
             liar = peer_of(brought)

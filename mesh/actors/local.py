@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 from mesh.actors.keeper import Keeper
-from mesh.actors.transfer import take_large, whole
+from mesh.actors.transfer import take_large
 from mesh.core.digest import Digest
 from mesh.core.holder import Holder
 from mesh.core.tree import Tree
@@ -23,16 +23,16 @@ class KeeperBlobs:
 
     async def tree(self) -> Tree:
         """The present tree; StoreError while it is being built."""
-        return self._keeper.known()
+        return self._keeper.ready_tree()
 
     @asynccontextmanager
     async def read(self, digest: Digest) -> AsyncIterator[tuple[int, AsyncIterator[bytes]] | None]:
         """A blob's size and its bytes."""
-        size = await self._keeper.store.size(digest)
+        size = await self._keeper.door.size(digest)
         if size is None:
             yield None
             return
-        async with aclosing(whole(self._keeper, digest, size)) as chunks:
+        async with aclosing(self._keeper.door.whole(digest, size)) as chunks:
             yield size, chunks
 
     async def write(self, digest: Digest, chunks: AsyncIterator[bytes]) -> tuple[bool, int]:

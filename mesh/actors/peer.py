@@ -310,7 +310,7 @@ class Peer:
         self._root = run.root
         if run.hello is not None:
             self.heard(run.hello)
-        there = 0 if self._root == self._host.keeper.known().root else run.missing_there
+        there = 0 if self._root == self._host.keeper.ready_tree().root else run.missing_there
         if run.proven:
             self._missing = (run.left_here, there)
         if run.error is not None:

@@ -1,15 +1,26 @@
-"""The reader: what clients read, from the store; healed, or fetched from a peer, when need be."""
+"""The reader: what clients read, from the store; healed, or fetched from a peer, when need be.
+
+A read tries what is here. When that fails, the blob is healed: the keeper lets go of what is
+damaged, and the fetcher brings the blob from a peer. Then the read tries again, from the byte that
+it had come to. This one loop, `_tries`, serves sizes, bytes and batches alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from mesh.actors.fetcher import Fetcher
+from anyio import create_task_group
+
+from mesh.actors.fetcher import PLACES, Fetcher
 from mesh.actors.keeper import Keeper
+from mesh.actors.transfer import CHUNK, frames_of
 from mesh.core.digest import Digest
-from mesh.core.limits import LARGE_BLOB
-from mesh.errors import Corrupt
+from mesh.errors import Corrupt, StoreError, one_line
+from mesh.store.base import Entry
+
+log = logging.getLogger("mesh")
 
 # How often one read begins again after damage. A disk that fails each first read would otherwise
 # keep it for ever.
@@ -17,11 +28,12 @@ _HEALINGS = 3
 
 
 class Reader:
-    """Reads on behalf of clients. Peers are never answered through it: see the fetcher."""
+    """Reads on behalf of clients. Peers are never answered through it: see the door."""
 
     def __init__(self, keeper: Keeper, fetcher: Fetcher | None) -> None:
         """`fetcher`: None when only what is here is to be read."""
         self._keeper = keeper
+        self._door = keeper.door
         self._fetcher = fetcher
 
     async def size(self, digest: Digest) -> int | None:
@@ -29,12 +41,12 @@ class Reader:
 
         Raises StoreError.
         """
-        size = await self._keeper.store.size(digest)
-        if size is None:
-            self._keeper.missing(digest)
-            if await self._healed(digest):
-                size = await self._keeper.store.size(digest)
-        return size
+        async with aclosing(self._tries(digest)) as tries:
+            async for _ in tries:
+                size = await self._door.size(digest)
+                if size is not None:
+                    return size
+        return None
 
     async def stream(
         self, digest: Digest, size: int, start: int, stop: int
@@ -47,46 +59,79 @@ class Reader:
         pieces = self._pieces(digest, size, start, stop)
         try:
             first = await anext(pieces, b"")
-        except Corrupt:
-            if await self._keeper.store.size(digest) is None:
+        except StoreError:
+            if await self._door.size(digest) is None:
                 return None
             raise
         return _resumed(first, pieces)
 
+    async def frames(self, digests: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
+        """A batch as `transfer.frames_of` gives it, of which nothing is absent that can be had."""
+        async with aclosing(frames_of(self._entries, digests)) as frames:
+            async for chunk in frames:
+                yield chunk
+
+    async def _entries(self, digests: Sequence[Digest], most: int) -> list[Entry]:
+        """As Door.batch, after what is not here was healed: so many blobs as come at a time.
+
+        Behind them the answer is cut, so that a client who waits hears something soon.
+        """
+        entries = await self._door.batch(digests, most)
+        absent = [at for at, entry in enumerate(entries) if entry.size is None]
+        if len(absent) > PLACES:
+            del entries[absent[PLACES] :]
+
+        async def heal(at: int) -> None:
+            try:
+                entries[at] = await self._entry(entries[at].digest)
+            except StoreError as error:  # the others of the batch are not concerned
+                log.warning("blob %s: %s", entries[at].digest.hex(), one_line(error))
+
+        async with create_task_group() as group:
+            for at in absent[:PLACES]:
+                group.start_soon(heal, at)
+        return entries
+
+    async def _entry(self, digest: Digest) -> Entry:
+        """One blob of a batch that was not here at first."""
+        async with aclosing(self._tries(digest)) as tries:
+            async for _ in tries:
+                (entry,) = await self._door.batch([digest], CHUNK)
+                if entry.size is not None:
+                    return entry
+        return Entry(digest, None, None)
+
     async def _pieces(
         self, digest: Digest, size: int, start: int, stop: int
     ) -> AsyncGenerator[bytes, None]:
-        if size < LARGE_BLOB:
-            yield (await self._small(digest))[start:stop]
-            return
-        healings = 0
-        while start < stop:
-            try:
-                async with aclosing(self._keeper.store.stream(digest, start, stop)) as pieces:
-                    async for piece in pieces:
-                        start += len(piece)
-                        yield piece
-            except Corrupt:
-                healings += 1
-                if healings > _HEALINGS or not await self._healed(digest):
-                    raise
+        failure: StoreError | None = None
+        async with aclosing(self._tries(digest)) as tries:
+            async for _ in tries:
+                try:
+                    async with aclosing(self._door.whole(digest, size, start, stop)) as pieces:
+                        async for piece in pieces:
+                            start += len(piece)
+                            yield piece
+                    return
+                except StoreError as error:
+                    failure = error
+        if isinstance(failure, Corrupt):
+            raise Corrupt(f"{one_line(failure)}, and no reachable peer has it") from failure
+        if failure is not None:
+            raise failure
 
-    async def _small(self, digest: Digest) -> bytes:
+    async def _tries(self, digest: Digest) -> AsyncGenerator[None, None]:
+        """Turns to read a blob: one at once, and another one each time after it was healed."""
+        yield
         for _ in range(_HEALINGS):
-            try:
-                data = await self._keeper.store.read(digest)
-            except Corrupt:
-                data = None
-            if data is not None:
-                return data
             if not await self._healed(digest):
-                break
-        raise Corrupt(f"blob {digest.hex()} is damaged, and no reachable peer has it")
+                return
+            yield
 
     async def _healed(self, digest: Digest) -> bool:
         """Whether a blob is here again, after what was damaged has been let go of."""
         await self._keeper.settled(digest)
-        if await self._keeper.store.size(digest) is not None:
+        if await self._door.size(digest) is not None:
             return True  # the read that failed was wrong, or it has come back already
         return self._fetcher is not None and await self._fetcher.fetch(digest)
 

@@ -149,7 +149,7 @@ class Round:
         surplus: MemoryObjectSendStream[OnlyHere],
         baseline: Tree | None,
     ) -> None:
-        comparison = self._replica.compare(self._keeper.known, meeting)
+        comparison = self._replica.compare(self._keeper.ready_tree, meeting)
         found: list[Digest] = []
         restarts = 0
         try:
@@ -217,7 +217,7 @@ class Round:
 
     def _settle(self, window: Sequence[Digest], waiting: set[Digest]) -> None:
         """All that can be done for a window was done, but for large ones that wait their turn."""
-        tree = self._keeper.known()
+        tree = self._keeper.ready_tree()
         absent = [digest for digest in window if digest not in tree]
         self._large_left.update(waiting.intersection(absent))
         self._settled += len(window)

@@ -12,11 +12,12 @@ from random import Random
 import anyio
 import msgspec
 
+from mesh.actors.door import Door
 from mesh.core.scrub import Pass, Saved, Scrub, Stepped
 from mesh.decoding import json_of
 from mesh.errors import StoreError, Undecodable, one_line
 from mesh.status import ScrubStatus
-from mesh.store.base import BlobStore, Cursor
+from mesh.store.base import Cursor
 
 log = logging.getLogger("mesh")
 
@@ -31,9 +32,9 @@ _SAVE_IDLE = 3600.0
 class Scrubber:
     """See the module. `run` is supervised by the node; the rest are plain calls."""
 
-    def __init__(self, store: BlobStore, rate: float, days: float, random: Random) -> None:
+    def __init__(self, door: Door, rate: float, days: float, random: Random) -> None:
         """`rate`: bytes a second; `days`: between passes."""
-        self._store = store
+        self._door = door
         self._rate = rate
         self._days = days
         self._random = random
@@ -63,7 +64,7 @@ class Scrubber:
 
     def status(self) -> ScrubStatus:
         """How it stands."""
-        totals = self._store.totals
+        totals = self._door.totals
         scrub = self._scrub
         if scrub is None:
             state, next_seconds = "starting", None
@@ -116,7 +117,7 @@ class Scrubber:
 
     async def _load(self) -> Scrub:
         saved: Saved | None = None
-        note = await self._store.noted(_NOTE)
+        note = await self._door.noted(_NOTE)
         if note is not None:
             try:
                 saved = json_of(Saved).read(note)
@@ -131,7 +132,7 @@ class Scrubber:
         self._changed = False
         self._saved_at = anyio.current_time()
         try:
-            await self._store.note(_NOTE, msgspec.json.encode(scrub.saved(self._saved_at)))
+            await self._door.note(_NOTE, msgspec.json.encode(scrub.saved(self._saved_at)))
         except StoreError as error:
             log.debug("the place of the scrub is not kept: %s", one_line(error))
 
@@ -139,10 +140,10 @@ class Scrubber:
         """One unit of work: some blobs, or some pieces of one."""
         if not scrub.running:
             scrub.begin(anyio.current_time())
-            log.info("scrub: a pass over %d blobs begins", self._store.totals.blobs)
+            log.info("scrub: a pass over %d blobs begins", self._door.totals.blobs)
         reads = self._reads
         try:
-            step = await self._store.scrub(Cursor(*scrub.place), scrub.room)
+            step = await self._door.scrub(Cursor(*scrub.place), scrub.room)
         except StoreError as error:
             if not self._failing:
                 log.error("scrub: %s; tried again in a minute", one_line(error))
@@ -150,7 +151,7 @@ class Scrubber:
             scrub.failed(anyio.current_time())
             return
         self._failing = False
-        self._reads = self._store.reads
+        self._reads = self._door.reads
         scrub.stepped(
             Stepped(step.cursor, step.blobs, step.bytes, step.damaged),
             busy=self._reads != reads,

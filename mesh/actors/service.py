@@ -19,7 +19,7 @@ from mesh.actors.large import take_pushed
 from mesh.actors.round import Limits
 from mesh.actors.sketcher import Sketcher
 from mesh.actors.snapshots import Snapshots
-from mesh.actors.transfer import Intake, Tally, frames_of, whole
+from mesh.actors.transfer import Intake, Tally, frames_of
 from mesh.core.cells import MAX_CELLS, estimate, worth_sending
 from mesh.core.digest import Digest, parse_digest, split_digests
 from mesh.core.holder import Anonymous
@@ -130,16 +130,15 @@ class Service:
             request = decode(BatchRequest, body)
             _check_set(request.set)
             digests = split_digests(joined(request.digests))
-            chunks = frames_of(self._keeper, digests)
+            chunks = frames_of(self._keeper.door.batch, digests)
         elif kind == "blob" and len(rest) == 2:
             digest, start = parse_digest(rest[0]), _number(rest[1])
-            size = await self._keeper.store.size(digest)
+            size = await self._keeper.door.size(digest)
             if size is None:
-                self._keeper.missing(digest)
                 raise Refused(f"blob {digest.hex()} is not here")
             if start > size:
                 raise Refused(f"blob {digest.hex()} has {size} bytes, nothing is at {start}")
-            chunks = whole(self._keeper, digest, size, start)
+            chunks = self._keeper.door.whole(digest, size, start)
         else:
             raise InputError(f"no such request: {path!a}")
         with _Turn(self._streams):
@@ -206,7 +205,7 @@ class Service:
     async def _find(self, request: FindRequest) -> FindReply:
         _check_set(request.set)
         prefixes = _cut(request.prefixes, request.width)
-        present = self._keeper.known()
+        present = self._keeper.ready_tree()
         root = Digest(request.root)
         tree = present if present.root == root else self._snapshots.find(root)
         if tree is None:
@@ -218,7 +217,7 @@ class Service:
 
     def _tree(self, request: TreeRequest) -> TreeReply:
         _check_set(request.set)
-        present = self._keeper.known()
+        present = self._keeper.ready_tree()
         root = Digest(request.root)
         tree = present if present.root == root else self._snapshots.find(root)
         now = anyio.current_time()
@@ -250,7 +249,7 @@ class Service:
     async def _starts(self, wants: set[Digest]) -> list[Start]:
         """Those that have come in part; a store that cannot tell has all of them pushed whole."""
         try:
-            kept = await self._keeper.store.partials()
+            kept = await self._keeper.door.partials()
         except StoreError:
             return []
         return [

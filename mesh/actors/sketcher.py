@@ -78,7 +78,7 @@ class Sketcher:
     async def catch_up(self) -> None:
         """Bring the sketch in step with the tree as it is now, however much that is."""
         async with self._lock:
-            tree, moment = self._keeper.known(), self._moment
+            tree, moment = self._keeper.ready_tree(), self._moment
             changed = abs(len(tree) - len(moment.tree)) if moment is not None else 0
             if moment is None or changed > max(_AT_ONCE, len(tree) * _ANEW):
                 self._moment = await self.work(self._made, tree)

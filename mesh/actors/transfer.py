@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import anyio
@@ -11,8 +11,7 @@ import msgspec
 from mesh.actors.keeper import Keeper
 from mesh.core.digest import Digest, digest_of
 from mesh.core.holder import Anonymous, Configured, Holder
-from mesh.core.limits import LARGE_BLOB
-from mesh.errors import Misbehaved, Refused, StoreError, one_line
+from mesh.errors import Misbehaved, Refused, one_line
 from mesh.offload import Offload
 from mesh.store.base import Blob, Entry
 from mesh.transport.base import Offered, Replica
@@ -112,7 +111,7 @@ async def take_large(
     Refused when a configured peer brings the blob that a stranger pushes.
     """
     renewed = anyio.current_time()
-    async with keeper.store.incoming() as incoming:
+    async with keeper.door.incoming(digest) as incoming:
         async for chunk in chunks:
             await incoming.write(chunk)
             if incoming.size > limit:
@@ -131,19 +130,22 @@ async def take_large(
     return fresh, item.size
 
 
-async def frames_of(keeper: Keeper, digests: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
-    """A batch as a stream of chunks: a frame for each digest, then the end mark."""
+async def frames_of(
+    read: Callable[[Sequence[Digest], int], Awaitable[list[Entry]]], digests: Sequence[Digest]
+) -> AsyncGenerator[bytes, None]:
+    """A batch as a stream of chunks: a frame for each digest, then the end mark.
+
+    `read` gives the entries, as Door.batch does.
+    """
     left = list(digests)
-    room = ANSWER_BYTES
-    while left and room > 0:
-        entries = await keeper.store.batch(left, CHUNK)
+    unspent = ANSWER_BYTES
+    while left and unspent > 0:
+        entries = await read(left, CHUNK)
         left = left[len(entries) :]
         pieces: list[bytes] = []
         for entry in entries:
-            if entry.size is None:
-                keeper.missing(entry.digest)
             pieces += _framed(entry)
-            room -= len(entry.data or b"")
+            unspent -= len(entry.data or b"")
         yield b"".join(pieces)
     if left:
         yield b"".join(frame(Kind.LATER, digest) for digest in left)
@@ -166,7 +168,7 @@ async def push(keeper: Keeper, replica: Replica, offered: Offered, tally: Tally)
     async def small() -> AsyncGenerator[bytes, None]:
         left = list(offered.wants)
         while left:
-            entries = await keeper.store.batch(left, CHUNK)
+            entries = await keeper.door.batch(left, CHUNK)
             left = left[len(entries) :]
             pieces: list[bytes] = []
             for entry in entries:
@@ -189,7 +191,7 @@ async def push(keeper: Keeper, replica: Replica, offered: Offered, tally: Tally)
         try:
             # Where an earlier push was cut, or somebody else's.
             start = min(offered.starts.get(digest, 0), size)
-            async with aclosing(whole(keeper, digest, size, start)) as data:
+            async with aclosing(keeper.door.whole(digest, size, start)) as data:
                 result = await replica.push_large(digest, size, data, start)
         except Refused as error:
             # One blob that the peer will not have (over its limit, say) delays no other.
@@ -200,18 +202,3 @@ async def push(keeper: Keeper, replica: Replica, offered: Offered, tally: Tally)
         tally.sent_bytes += (size - start) * result.stored
         hello = result.hello
     return hello
-
-
-async def whole(
-    keeper: Keeper, digest: Digest, size: int, start: int = 0
-) -> AsyncGenerator[bytes, None]:
-    """The bytes of one blob from `start` on."""
-    if size < LARGE_BLOB:
-        data = await keeper.store.read(digest)
-        if data is None:
-            raise StoreError(f"blob {digest.hex()} is not here")
-        yield data[start:]
-        return
-    async with aclosing(keeper.store.stream(digest, start, size)) as pieces:
-        async for piece in pieces:
-            yield piece

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Protocol, TypeAlias
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
@@ -12,7 +12,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from mesh.core.digest import Digest, parse_digest
 from mesh.core.limits import LARGE_BLOB
 from mesh.errors import InputError
-from mesh.store.base import BlobStore, Incoming, Item
+from mesh.store.base import Incoming, Item
 
 # Parts of one upload: all of them are checked before the first is stored, and small ones wait in
 # memory for that.
@@ -46,8 +46,12 @@ class Commit(Protocol):
         """All of them, or an error."""
 
 
+Opens: TypeAlias = Callable[[Digest], AbstractAsyncContextManager[Incoming]]
+"""Begins to take in a blob, given the name that it should have."""
+
+
 async def take(
-    store: BlobStore, chunks: AsyncIterator[bytes], boundary: bytes, limit: int, commit: Commit
+    opens: Opens, chunks: AsyncIterator[bytes], boundary: bytes, limit: int, commit: Commit
 ) -> None:
     """Store every part, or none of them. `limit`: bytes a blob.
 
@@ -57,7 +61,7 @@ async def take(
         raise InputError(f"a boundary of {len(boundary)} bytes; it may have {_BOUNDARY}")
     decoder = MultipartDecoder(boundary, max_parts=_PARTS)
     async with AsyncExitStack() as stack:
-        parts = _Parts(store, stack, limit)
+        parts = _Parts(opens, stack, limit)
         try:
             rest = b""
             async for chunk in chunks:
@@ -97,10 +101,10 @@ def _before_split_boundary(before: bytes, chunk: bytes, boundary: bytes) -> int:
 class _Parts:
     """The parts of one upload, as they arrive."""
 
-    def __init__(self, store: BlobStore, stack: AsyncExitStack, limit: int) -> None:
+    def __init__(self, opens: Opens, stack: AsyncExitStack, limit: int) -> None:
         self.items: list[Item] = []
         self.ended = False
-        self._store = store
+        self._opens = opens
         self._stack = stack
         self._limit = limit
         self._held = 0
@@ -118,7 +122,7 @@ class _Parts:
                 return
             if isinstance(event, Field | File):
                 self._name = parse_digest(event.name or "")
-                self._incoming = await self._stack.enter_async_context(self._store.incoming())
+                self._incoming = await self._stack.enter_async_context(self._opens(self._name))
             elif isinstance(event, Data) and self._incoming is not None:
                 await self._data(self._incoming, event)
 

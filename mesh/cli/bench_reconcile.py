@@ -107,7 +107,7 @@ class _Side:
         self._name = name
 
     def hello(self) -> Hello:
-        tree = self.keeper.known()
+        tree = self.keeper.ready_tree()
         return Hello(
             node=self.id, instance=bytes(8), name=self._name, root=tree.root, count=len(tree)
         )
@@ -161,7 +161,7 @@ async def _compare(peer: NativePeer, here: _Side) -> tuple[set[Digest], set[Dige
     meeting = await peer.meet(here.hello())
     if meeting.equal:
         return set(), set(), True
-    comparison = peer.compare(here.keeper.known, meeting)
+    comparison = peer.compare(here.keeper.ready_tree, meeting)
     async with aclosing(aiter(comparison)) as pieces:
         async for piece in pieces:
             missing_here += piece.missing_here

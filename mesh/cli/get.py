@@ -14,7 +14,7 @@ from mesh.config import Address
 from mesh.core.digest import Digest, new_hasher
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.manifest import MAX_BYTES, File, decode
-from mesh.errors import Corrupt, InputError, MeshError, one_line
+from mesh.errors import Corrupt, InputError, MeshError, Refused, one_line
 from mesh.transport.client import NodeClient, node_client
 from mesh.wire.frames import Frame, Kind
 
@@ -118,14 +118,18 @@ class _Restore:
                 await self._large(files[0])
             else:
                 await self._small(files)
-        except (CannotRestore, Corrupt) as error:
+        except (CannotRestore, Corrupt, Refused) as error:
             self._complain(error)
 
     async def _large(self, file: File) -> None:
         with self._restorer.file(file) as out:
-            async with self._client.get(file.digest) as chunks:
-                async for chunk in chunks:
-                    out.write(chunk)
+            try:
+                async with self._client.get(file.digest) as chunks:
+                    async for chunk in chunks:
+                        out.write(chunk)
+            except Refused as error:
+                name = os.fsdecode(file.path)
+                raise Refused(f"{name}: {one_line(error)}", error.retry_after) from error
 
     async def _small(self, files: list[File]) -> None:
         wanted: dict[Digest, list[File]] = {}
@@ -148,8 +152,11 @@ class _Restore:
             try:
                 if frame.kind != Kind.BLOB:
                     raise Corrupt(
-                        f"{os.fsdecode(file.path)}: blob {file.digest.hex()} is not on this node "
-                        f"as the manifest has it ({frame.kind.name.lower()})"
+                        f"{os.fsdecode(file.path)}: blob {file.digest.hex()} is not here, nor at "
+                        "a peer that can be reached"
+                        if frame.kind == Kind.ABSENT
+                        else f"{os.fsdecode(file.path)}: blob {file.digest.hex()} is large, and "
+                        "the manifest says that it is not"
                     )
                 with self._restorer.file(file) as out:
                     out.write(frame.data)

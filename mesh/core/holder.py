@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from mesh.core.partial import STRANGERS, Bringer
+from mesh.decoding import legible
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +59,5 @@ def peer_of(brought: Bringer) -> Configured | None:
 
     Records of version 0.1.0 name peers by the node ids that were said: these prove nothing.
     """
-    url = brought.decode("utf-8", "replace")
+    url = legible(brought)
     return Configured(url) if "://" in url else None

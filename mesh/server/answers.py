@@ -1,4 +1,4 @@
-"""Answers in JSON, errors included."""
+"""Answers in JSON, errors included; and bodies that are messages."""
 
 from __future__ import annotations
 

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import NamedTuple
 
 import anyio
 from quart import Quart, Response, request
 
 from mesh.actors.transfer import Intake, Tally
-from mesh.core.digest import Digest, parse_digest, parse_prefix
+from mesh.core.digest import Digest, parse_digest, parse_prefix, split_digests
 from mesh.core.holder import CLIENT
 from mesh.core.limits import LARGE_BLOB
 from mesh.errors import InputError, Misbehaved
 from mesh.node import Node
 from mesh.server.answers import json, page_limit, problem
 from mesh.server.metered import Metered
+from mesh.server.whole import message
 from mesh.store.base import Item
 from mesh.transport.pace import Paced
 from mesh.wire.frames import FrameReader, Kind
+from mesh.wire.messages import FRAMES_TYPE, BatchRequest, decode, joined
 
 # Uploads at a time; each may hold up to LARGE_BLOB bytes before it becomes a file. More wait.
 _UPLOADS = 12
+
+# Batches read at a time. Each may hold what a peer's answer does, 512 KiB, and beside it as many
+# blobs below LARGE_BLOB as are fetched at a time, 32 MiB. More wait.
+_BATCHES = 8
 
 _PAGE = 1000  # blobs of a listing, unless asked for otherwise
 _MOST = 10_000
@@ -36,13 +43,14 @@ class _Span(NamedTuple):
 
 
 def add_routes(app: Quart, node: Node) -> None:
-    """PUT, GET, HEAD /v1/blobs/DIGEST; POST, GET /v1/blobs; POST /v1/batch."""
+    """PUT, GET, HEAD /v1/blobs/DIGEST; POST, GET /v1/blobs; POST /v1/batch, /v1/batch/get."""
     handlers = _Blobs(node)
     app.add_url_rule("/v1/blobs/<text>", "put_blob", handlers.put, methods=["PUT"])
     app.add_url_rule("/v1/blobs/<text>", "get_blob", handlers.get, methods=["GET", "HEAD"])
     app.add_url_rule("/v1/blobs", "post_blob", handlers.post, methods=["POST"])
     app.add_url_rule("/v1/blobs", "list_blobs", handlers.listing, methods=["GET"])
     app.add_url_rule("/v1/batch", "put_batch", handlers.batch, methods=["POST"])
+    app.add_url_rule("/v1/batch/get", "get_batch", handlers.get_batch, methods=["POST"])
 
 
 class _Blobs:
@@ -52,6 +60,7 @@ class _Blobs:
         self._reader = node.reader
         self._limit = node.config.max_blob_bytes
         self._uploads = anyio.CapacityLimiter(_UPLOADS)
+        self._batches = anyio.CapacityLimiter(_BATCHES)
 
     async def put(self, text: str) -> Response:
         """201 when new, 200 when it was there; durable either way."""
@@ -59,13 +68,13 @@ class _Blobs:
         if not self._keeper.has(digest):
             self._admit()
         async with self._upload() as chunks:
-            return await self._store(chunks, digest)
+            return await self._take(chunks, digest)
 
     async def post(self) -> Response:
         """Store whatever comes, and say what it is called."""
         self._admit()
         async with self._upload() as chunks:
-            return await self._store(chunks, None)
+            return await self._take(chunks, None)
 
     def _admit(self) -> None:
         """Full or ReadOnly before the body is read; what is over the limit is said later."""
@@ -73,10 +82,10 @@ class _Blobs:
         if size <= self._limit:
             self._keeper.disk.admit(size)
 
-    async def _store(self, chunks: Metered, digest: Digest | None) -> Response:
+    async def _take(self, chunks: Metered, digest: Digest | None) -> Response:
         if (request.content_length or 0) > self._limit:
             return self._too_large()
-        async with self._keeper.store.incoming() as incoming:
+        async with self._keeper.door.incoming(digest) as incoming:
             async for chunk in chunks:
                 await incoming.write(chunk)
                 if incoming.size > self._limit:
@@ -102,6 +111,21 @@ class _Blobs:
         """Many small blobs as frames in one body: what the names do not fit is rejected."""
         async with self._upload() as chunks:
             return await self._batch(chunks)
+
+    async def get_batch(self) -> Response:
+        """Many small blobs as frames, as a peer gives them; healed or fetched as by GET.
+
+        ABSENT is what nobody who can be reached has, LARGE is for a GET of its own, and LATER is
+        for another request.
+        """
+        asked = decode(BatchRequest, await message())
+        digests = split_digests(joined(asked.digests))
+        return Response(self._frames(digests), content_type=FRAMES_TYPE)
+
+    async def _frames(self, digests: Sequence[Digest]) -> AsyncIterator[bytes]:
+        async with self._batches, aclosing(self._reader.frames(digests)) as frames:
+            async for chunk in frames:
+                yield chunk
 
     def _upload(self) -> Metered:
         return Metered(Paced(request.body, "upload"), self._uploads)
@@ -165,7 +189,7 @@ class _Blobs:
         cursor = request.args.get("after", "")
         after = parse_digest(cursor) if cursor else b""
         limit = page_limit(request.args.get("limit", ""), _PAGE, _MOST)
-        rows = await self._keeper.store.listing(prefix, after, limit)
+        rows = await self._keeper.door.listing(prefix, after, limit)
         listed = [{"digest": digest.hex(), "size": size} for digest, size in rows]
         more = rows[-1][0].hex() if len(rows) == limit else None
         return json(200, {"blobs": listed, "next": more})

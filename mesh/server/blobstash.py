@@ -185,7 +185,7 @@ class _Blobs:
 
     async def _post(self, body: Metered, digest: Digest) -> Response:
         try:
-            async with self._keeper.store.incoming() as incoming:
+            async with self._keeper.door.incoming(digest) as incoming:
                 async for chunk in _meant(body):
                     await incoming.write(chunk)
                     if incoming.size > self._limit:
@@ -205,7 +205,7 @@ class _Blobs:
         cursor = request.args.get("cursor", "")
         after = _before(parse_digest(cursor)) if cursor else b""
         limit = page_limit(request.args.get("limit", ""), _PAGE, _MOST)
-        rows = await self._keeper.store.listing("", after, limit + 1)
+        rows = await self._keeper.door.listing("", after, limit + 1)
         page = rows[:limit]
         following = _next(page[-1][0]) if len(rows) > limit else ""
         pages = {
@@ -226,8 +226,8 @@ class _Blobs:
 
     async def _upload(self, body: Metered, boundary: str) -> Response:
         try:
-            store = self._keeper.store
-            await upload.take(store, body, boundary.encode(), self._limit, self._put)
+            opens = self._keeper.door.incoming
+            await upload.take(opens, body, boundary.encode(), self._limit, self._put)
         except upload.WrongName as error:
             return problem(422, one_line(error))
         except upload.TooMuch as error:

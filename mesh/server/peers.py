@@ -8,9 +8,9 @@ from contextlib import aclosing
 from quart import Quart, Response, request
 
 from mesh.node import Node
-from mesh.server.whole import whole_body
+from mesh.server.whole import message
 from mesh.transport.pace import Paced
-from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
+from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE
 
 
 def add_routes(app: Quart, node: Node) -> None:
@@ -38,11 +38,11 @@ class _Peers:
         self._service = node.service
 
     async def call(self, verb: str, rest: str) -> Response:
-        answer = await self._service.call(_path(verb, rest), await _message())
+        answer = await self._service.call(_path(verb, rest), await message())
         return Response(answer, content_type=CONTENT_TYPE)
 
     async def download(self, verb: str, rest: str) -> Response:
-        chunks = self._service.download(_path(verb, rest), await _message())
+        chunks = self._service.download(_path(verb, rest), await message())
         # Up to the first piece, an error can still be an answer of its own.
         first = await anext(chunks, b"")
         return Response(_resumed(first, chunks), content_type=FRAMES_TYPE)
@@ -64,7 +64,3 @@ async def _resumed(
         yield first
         async for chunk in chunks:
             yield chunk
-
-
-async def _message() -> bytes:
-    return await whole_body(MAX_MESSAGE, "a message")

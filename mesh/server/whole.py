@@ -6,6 +6,7 @@ from quart import request
 
 from mesh.errors import InputError
 from mesh.transport.pace import Paced
+from mesh.wire.messages import MAX_MESSAGE
 
 
 async def whole_body(limit: int, what: str) -> bytes:
@@ -26,3 +27,8 @@ async def whole_body(limit: int, what: str) -> bytes:
     if size > limit:
         raise InputError(f"{what} of more than {limit} bytes")
     return b"".join(pieces)
+
+
+async def message() -> bytes:
+    """The body of the request at hand, which is one message between nodes."""
+    return await whole_body(MAX_MESSAGE, "a message")

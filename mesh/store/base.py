@@ -248,6 +248,8 @@ class BlobStore(Protocol):
         """Go on with a large blob that `bringer` brings.
 
         None while somebody else does so, and for STRANGERS where a configured peer has a part.
+        Leaving makes the blob free for the next one, whatever became of it. So nobody leaves while
+        a commit of what `finish` gave is under way: `Keeper.put` returns only when it is over.
         """
 
     async def room(self, *, trial: bool) -> Room:

@@ -150,10 +150,7 @@ class DiskStore:
 
     async def commit(self, items: Sequence[Item]) -> list[bool]:
         """Append, sync, index: see BlobStore.commit."""
-        try:
-            return await self._writing(self._writer.commit, list(items))
-        finally:
-            self._partials.committed(items)
+        return await self._writing(self._writer.commit, list(items))
 
     async def discard(self, damages: Sequence[Damage]) -> list[Digest]:
         """Look again, set aside, log, and drop from the index: see BlobStore.discard."""

@@ -20,7 +20,7 @@ from mesh.errors import (
     Undecodable,
     Unreachable,
 )
-from mesh.transport.http import BASE, Body, Http, credentials, new_client, refused, words
+from mesh.transport.http import Body, Http, credentials, new_client, refused, words
 from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, BatchRequest, encode
 
@@ -90,10 +90,10 @@ class NodeClient:
 
     @asynccontextmanager
     async def batch(self, digests: Sequence[Digest]) -> AsyncIterator[AsyncIterator[list[Frame]]]:
-        """Many small blobs in one answer, as frames."""
+        """Many small blobs in one answer, as frames; fetched by the node when it lacks them."""
         body = encode(BatchRequest(digests=b"".join(digests)))
         headers = {"content-type": CONTENT_TYPE}
-        async with self._http.open("POST", BASE + "batch", body, headers) as answer:
+        async with self._http.open("POST", "/v1/batch/get", body, headers, patient=True) as answer:
             if answer.status != 200:
                 raise await self._http.refusal(answer)
             yield _frames(answer.chunks)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mesh.actors.actor import supervise
+from mesh.actors.door import Known
 from mesh.actors.keeper import Keeper
+from mesh.actors.large import take_pushed
+from mesh.actors.transfer import take_large
 from mesh.core.claims import LEASE, MAX_CLAIMS, PENALTY
 from mesh.core.digest import Digest, digest_of
 from mesh.core.holder import CLIENT, Configured, Holder
 from mesh.core.tree import Tree
-from mesh.errors import Full, StoreError
-from mesh.store.base import Blob, Item
+from mesh.errors import Corrupt, Full, Misbehaved, StoreError
+from mesh.store.base import Blob, Damage, Item
 from mesh.store.memory import MemoryStore
-from tests.actors.world import blobs, filled, until
+from tests.actors.world import blobs, filled, large, until
 
 pytestmark = pytest.mark.trio
 
@@ -143,7 +147,7 @@ async def test_each_put_learns_what_of_it_was_new(autojump_clock: MockClock) -> 
         assert await keeper.put([]) == []
         twice = items(7, 8) * 2
         assert await keeper.put(twice) == [True, False]
-        assert len(keeper.known()) == store.totals.blobs == 5
+        assert len(keeper.ready_tree()) == store.totals.blobs == 5
 
 
 async def test_a_cancelled_waiter_does_not_cancel_the_batch(autojump_clock: MockClock) -> None:
@@ -163,7 +167,7 @@ async def test_a_cancelled_waiter_does_not_cancel_the_batch(autojump_clock: Mock
         store.gate.set()
         await until(lambda: answers, 1.0)
         assert answers == [[False, True, True]]
-        assert set(names(0, 5)) == set(keeper.known())
+        assert set(names(0, 5)) == set(keeper.ready_tree())
 
 
 async def test_a_store_error_reaches_every_waiter_and_the_keeper_goes_on(
@@ -186,7 +190,7 @@ async def test_a_store_error_reaches_every_waiter_and_the_keeper_goes_on(
                 await wait_all_tasks_blocked()
             store.gate.set()
         assert len(errors) == 5
-        assert len(keeper.known()) == 0
+        assert len(keeper.ready_tree()) == 0
         await trio.sleep(10.0)  # until somebody looks whether there is room again
         assert await keeper.put(items(0, 5)) == [True] * 5
 
@@ -273,7 +277,7 @@ async def test_the_tree_is_unknown_until_it_is_built(autojump_clock: MockClock) 
         await trio.sleep(1000.0)
         assert keeper.tree is None
         with pytest.raises(StoreError, match="being built"):
-            keeper.known()
+            keeper.ready_tree()
         assert keeper.claim(ANN, names(5, 6)) == []
         store.tree_gate.set()
         assert (await keeper.built()).root == Tree(names(0, 3)).root
@@ -322,7 +326,7 @@ async def test_a_tree_that_somebody_holds_does_not_change(autojump_clock: MockCl
     async with keeping(await filled(*blobs(0, 20))) as keeper:
         before = await keeper.built()
         await keeper.put(items(20, 30))
-        assert (len(before), len(keeper.known())) == (20, 30)
+        assert (len(before), len(keeper.ready_tree())) == (20, 30)
         assert before.root == Tree(names(0, 20)).root
 
 
@@ -389,3 +393,182 @@ async def test_what_has_come_is_claimed_no_more(autojump_clock: MockClock) -> No
         assert keeper.claim(ANN, names(0, 5)) == names(0, 1)
         await keeper.put(items(0, 1), BOB)  # whoever brings it
         assert keeper.claim(ANN, names(0, 5)) == names(1, 2)
+
+
+# --- what the store refuses, and what crashes ----------------------------------------------------
+
+
+class Refusing(Gated):
+    """A store that a test can have rebuilt, and whose tree and discards fail some times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tree_failures: list[Exception] = []
+        self.discard_failures: list[Exception] = []
+        self.rebuilt: Callable[[], None] = lambda: None
+
+    def watch(self, on_damage: Callable[[Damage], None], on_rebuilt: Callable[[], None]) -> None:
+        super().watch(on_damage, on_rebuilt)
+        self.rebuilt = on_rebuilt
+
+    async def tree(self) -> Tree:
+        if self.tree_failures:
+            raise self.tree_failures.pop(0)
+        return await super().tree()
+
+    async def discard(self, damages: Sequence[Damage]) -> list[Digest]:
+        if self.discard_failures:
+            raise self.discard_failures.pop(0)
+        return await super().discard(damages)
+
+
+@pytest.mark.parametrize("failure", [StoreError("disk I/O error"), RuntimeError("a bug")])
+async def test_a_put_is_answered_though_the_tree_cannot_be_read_again(
+    autojump_clock: MockClock, failure: Exception
+) -> None:
+    store = Refusing()
+    hidden = Blob(digest_of(b"found by the rebuild"), b"found by the rebuild")
+    async with keeping(store) as keeper:
+        await keeper.built()
+        await store.commit([hidden])
+        store.tree_failures = [failure]
+        store.rebuilt()
+        with trio.fail_after(5.0):
+            assert await answered(keeper.put(items(0, 1))) in ("[True]", FAILED)
+        with trio.fail_after(5.0):
+            assert await answered(keeper.put(items(1, 2))) == "[True]"
+        # The reading that was due is not forgotten, though nobody puts anything.
+        await until(lambda: keeper.has(hidden.digest), within=60.0)
+
+
+FAILED = "the keeper failed; see the log of the node"
+
+
+async def answered(put: Awaitable[list[bool]]) -> str:
+    try:
+        return str(await put)
+    except StoreError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("failure", [StoreError("disk I/O error"), RuntimeError("a bug")])
+async def test_what_could_not_be_set_aside_is_tried_again(
+    autojump_clock: MockClock, failure: Exception
+) -> None:
+    store = Refusing()
+    async with keeping(store) as keeper:
+        await keeper.put(items(0, 3))
+        (lost,) = names(1, 2)
+        store.rot(lost, b"rotten")
+        store.discard_failures = [failure]
+        with pytest.raises(Corrupt):
+            await store.read(lost)
+        with trio.fail_after(1.0):
+            await keeper.settled(lost)  # it is not waited for until it works
+        assert keeper.has(lost)
+        await until(lambda: not keeper.has(lost), within=60.0)
+
+
+async def test_a_large_put_that_is_cancelled_ends_with_its_commit(
+    autojump_clock: MockClock,
+) -> None:
+    """Its file belongs to the task that puts: it must not be gone before the commit is over."""
+    store = Gated()
+    data = large(1)
+    async with keeping(store) as keeper, trio.open_nursery() as nursery:
+        await keeper.built()
+        store.gate = trio.Event()
+        scope, ended = trio.CancelScope(), trio.Event()
+
+        async def put() -> None:
+            with scope:
+                async with keeper.door.incoming() as incoming:
+                    await incoming.write(data)
+                    await keeper.put([await incoming.finish()])
+            ended.set()
+
+        nursery.start_soon(put)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert not ended.is_set()
+        store.gate.set()
+        await ended.wait()
+        assert keeper.has(digest_of(data))
+
+
+async def test_a_large_put_that_is_cancelled_in_line_is_never_committed(
+    autojump_clock: MockClock,
+) -> None:
+    store = Gated()
+    data = large(1)
+    async with keeping(store) as keeper, trio.open_nursery() as nursery:
+        await keeper.built()
+        store.gate = trio.Event()
+        nursery.start_soon(keeper.put, items(0, 1))
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1.0) as gave_up:
+            async with keeper.door.incoming() as incoming:
+                await incoming.write(data)
+                await keeper.put([await incoming.finish()])
+        assert gave_up.cancelled_caught
+        store.gate.set()
+        assert await keeper.put(items(1, 2)) == [True]
+        assert not keeper.has(digest_of(data))
+
+
+# --- what is here already ------------------------------------------------------------------------
+
+
+class NoRoom(MemoryStore):
+    """A store in which nothing more may be taken in."""
+
+    def incoming(self) -> Any:
+        raise AssertionError("a byte was about to be written")
+
+    def resume(self, digest: Digest, source: bytes) -> Any:
+        raise AssertionError("a byte was about to be written")
+
+
+async def never() -> AsyncIterator[bytes]:
+    raise AssertionError("a byte was read")
+    yield b""
+
+
+async def twice(data: bytes) -> AsyncIterator[bytes]:
+    yield data[:70_000]
+    yield data[70_000:]
+
+
+async def test_of_a_blob_that_is_here_no_byte_is_written(autojump_clock: MockClock) -> None:
+    data, other = large(1), large(2)
+    store = NoRoom()
+    await store.open()
+    async with MemoryStore().incoming() as incoming:
+        await incoming.write(data)
+        await store.commit([await incoming.finish()])
+    async with keeping(store) as keeper:
+        await keeper.built()
+        name, size = digest_of(data), len(data)
+        assert await take_large(keeper, ANN, name, twice(data), size) == (False, size)
+        with pytest.raises(Misbehaved, match="what came as blob"):
+            await take_large(keeper, ANN, name, twice(other), size)
+        assert await take_pushed(keeper, ANN, name, size, 0, never()) is False
+        assert await keeper.put([Known(name, size), *items(0, 1)]) == [False, True]
+
+
+async def test_what_was_lost_while_it_came_again_is_not_acknowledged(
+    autojump_clock: MockClock,
+) -> None:
+    data = large(1)
+    store = await filled(data)
+    async with keeping(store) as keeper:
+        await keeper.built()
+        async with keeper.door.incoming(digest_of(data)) as incoming:
+            await incoming.write(data)
+            item = await incoming.finish()
+            keeper.damaged(Damage(digest_of(data), "for the test"))
+            store.rot(digest_of(data), b"rotten")
+            await keeper.settled(digest_of(data))
+            with pytest.raises(StoreError, match="send it again"):
+                await keeper.put([item])

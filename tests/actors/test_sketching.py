@@ -341,7 +341,7 @@ async def test_a_peer_that_was_restarted_is_asked_for_its_name_again(
 async def test_equal_roots_are_not_repeated(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         b = await world.start("b", interval=HOUR, store=await filled(*THERE))
-        root = b.node.keeper.known().root
+        root = b.node.keeper.ready_tree().root
         reply = await greeted(b, root=root)
         assert (reply.equal, reply.hello.root, reply.hello.count) == (True, None, 0)
         reply = await greeted(b)
@@ -353,7 +353,7 @@ async def test_cells_are_those_of_the_set_that_is_named(autojump_clock: MockCloc
     async with a_world() as world:
         b = await world.start("b", interval=HOUR, store=await filled(*THERE))
         await trio.sleep(1.0)  # in virtual time: the sketch is made after the tree
-        root, key = b.node.keeper.known().root, Key.of(b"")
+        root, key = b.node.keeper.ready_tree().root, Key.of(b"")
         sketch = Sketch.of(key, 2048, [b"".join(map(digest_of, THERE))])
 
         async def asked(**fields: Any) -> bytes | None:
@@ -373,7 +373,7 @@ async def test_cells_are_those_of_the_set_that_is_named(autojump_clock: MockCloc
 async def test_prefixes_are_answered_in_order_or_not_at_all(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         b = await world.start("b", interval=HOUR, store=await filled(*THERE))
-        root = b.node.keeper.known().root
+        root = b.node.keeper.ready_tree().root
 
         async def asked(prefixes: list[bytes], width: int, of: Digest = root) -> Found | None:
             request = FindRequest(root=of, prefixes=b"".join(prefixes), width=width)

@@ -231,7 +231,7 @@ async def test_a_hello_in_a_peers_name_changes_nothing_that_is_shown_of_it(
         a.wire("b").broken = True
         await a.node.peers[0].sync()
         before = a.peer("b")
-        hello = a_hello(b.node_id, root=a.node.keeper.known().root, count=10**9)
+        hello = a_hello(b.node_id, root=a.node.keeper.ready_tree().root, count=10**9)
         await (greet(a, hello) if verb == "root" else offer(a, hello))
         after = a.peer("b")
         assert (before.state, before.in_sync, before.failures) == ("failing", False, 1)
@@ -337,7 +337,7 @@ async def test_asking_for_our_root_again_and_again_takes_no_set_from_a_peer_that
 ) -> None:
     async with a_world() as world:
         a = await world.start("a", store=await filled(*blobs(0, 100)))
-        root = a.node.keeper.known().root
+        root = a.node.keeper.ready_tree().root
         ask = encode(TreeRequest(root=root, asks=[Ask("")], width=8))
         await greet(a, a_hello(b"h" * 16, root=bytes(32)))
         for number in range(20):

@@ -209,7 +209,7 @@ class Member:
 
     def has(self, *digests: Digest) -> bool:
         """Whether all of them are in its tree."""
-        tree = self.node.keeper.known()
+        tree = self.node.keeper.ready_tree()
         return all(digest in tree for digest in digests)
 
     def _connect(self, address: Address, ours: Callable[[], Tree], sketches: Sketches) -> Replica:

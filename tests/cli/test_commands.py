@@ -365,6 +365,34 @@ def test_a_tree_with_a_blob_missing_restores_the_rest(
     assert picture(tmp_path / "target") == {b"b": ("file", 0o644, DATA)}
 
 
+def test_a_tree_that_only_a_peer_has_is_restored_and_what_nobody_has_is_named(
+    tmp_path: Path,
+) -> None:
+    large, size = b"l" * (5 * MIB), 9 * MIB
+    with nodes() as start:
+        one = start(tmp_path / "one", "--interval", "3600")
+        one.ready()
+        two = start(tmp_path / "two", "--interval", "3600", "--peers", one.place)
+        until(lambda: two.status()["peers"][0]["rounds"] == 1)
+        lost = {"kind": "file", "mode": 0o644}
+        text = manifest(
+            {**lost, "path": "a", "digest": name_of(b"never put"), "size": 9},
+            {**lost, "path": "b", "digest": name_of(b"never put, large"), "size": size},
+            {**A_FILE, "path": "c"},
+            {**A_FILE, "path": "d", "digest": name_of(large), "size": len(large)},
+        )
+        for data in (DATA, large, text):
+            assert one.request("POST", "/v1/blobs", data)[0] == 201
+        target = tmp_path / "target"
+        done = mesh("get", "--tree", name_of(text), target, env={"MESH_NODE": two.url})
+        assert done.returncode == 1
+        first, second = done.stderr.decode().splitlines()
+        assert first.startswith(("mesh: b: ", "mesh: a: "))
+        assert name_of(b"never put") in first + second
+        assert name_of(b"never put, large") in first + second
+        assert picture(target) == {b"c": ("file", 0o644, DATA), b"d": ("file", 0o644, large)}
+
+
 # --- get ----------------------------------------------------------------------------------------
 
 

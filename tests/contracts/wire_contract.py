@@ -192,7 +192,7 @@ class WireContract:
         async with self.meeting(anyio_backend_name) as (node, wire):
             items = [Blob(name, data) for name, data in zip(names(some), some, strict=True)]
             await node.keeper.put(items)
-            root = node.keeper.known().root
+            root = node.keeper.ready_tree().root
             asks = [Ask(f"{number:03x}") for number in range(4096)]
             request = TreeRequest(root=root, asks=asks, width=32)
             reply = decode(TreeReply, await wire.call("tree", encode(request)))
@@ -280,7 +280,7 @@ class WireContract:
     async def test_digests_are_found_by_their_first_bytes(self, anyio_backend_name: str) -> None:
         some = blobs(0, 50)
         async with self.meeting(anyio_backend_name, *some) as (node, wire):
-            root = node.keeper.known().root
+            root = node.keeper.ready_tree().root
             wanted = sorted(names(some))[10:20]
             prefixes = b"".join(digest[:6] for digest in wanted)
             request = FindRequest(root=root, prefixes=prefixes, width=6)
@@ -296,7 +296,7 @@ class WireContract:
         async with self.meeting(anyio_backend_name) as (node, wire):
             reply = decode(PushReply, await upload(wire, PUSH, pieces(framed(*some))))
             assert (reply.stored, reply.known, reply.rejected) == (302, 0, 0)
-            assert all(name in node.keeper.known() for name in names(some))
+            assert all(name in node.keeper.ready_tree() for name in names(some))
             assert reply.hello == msgspec.structs.replace(node.hello(), name=None)
 
     async def test_an_upload_may_come_in_chunks_of_any_size(self, anyio_backend_name: str) -> None:

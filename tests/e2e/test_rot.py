@@ -49,12 +49,12 @@ async def restored(base: Path, index: str) -> None:
     async with mesh_of({"a": base / "a", "b": backup, "c": base / "c"}) as nodes:
         b = nodes["b"]
         with anyio.fail_after(60):
-            while b.keeper.known().root != root:
+            while b.keeper.ready_tree().root != root:
                 await b.keeper.change(0.05)
             while moved(nodes) < 25:  # a round that brought something is counted at its end
                 await b.keeper.change(0.05)
         assert moved(nodes) == 25
-        assert all(node.keeper.known().root == root for node in nodes.values())
+        assert all(node.keeper.ready_tree().root == root for node in nodes.values())
         sent = sum(peer.sent_blobs for peer in b.status().peers)
         assert sent == 0, "nothing that a backup has is sent again"
 

@@ -198,6 +198,20 @@ def test_another_body_than_the_named_one_is_422(node: NodeProcess) -> None:
             assert node.request("HEAD", path_of(said))[0] == 404
 
 
+def test_a_blob_that_is_here_is_put_again_without_a_byte_being_written(node: NodeProcess) -> None:
+    data = b"here!" * MIB
+    assert put(node, data) == 201
+    tmp = node.data / "tmp"
+    until(lambda: not list(tmp.iterdir()), 15)
+    before = tmp.stat().st_mtime_ns  # it moves when a file is made in there, or goes
+    for path in (path_of(data), f"/api/blobstore/blob/{hexed(data)}"):
+        method = "PUT" if path.startswith("/v1/") else "POST"
+        assert node.request(method, path, data)[0] in (200, 201)
+        assert node.request(method, path, data[1:] + b"?")[0] == 422
+    assert tmp.stat().st_mtime_ns == before
+    assert get(node, data) == 200
+
+
 @pytest.mark.parametrize("size", [65536, 65537, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1, LIMIT])
 def test_blobs_up_to_the_limit_are_stored(node: NodeProcess, size: int) -> None:
     data = b"s" * size

@@ -147,19 +147,50 @@ async def test_a_commit_that_fails_keeps_what_came() -> None:
         assert await content(store) == DATA
 
 
-async def test_a_blob_that_waits_for_its_commit_is_not_touched() -> None:
-    """The one who brought it was cancelled; the commit comes all the same."""
+async def test_a_blob_that_is_being_committed_is_not_touched() -> None:
     disk = MemoryFiles()
     async with opened(disk) as store:
         async with store.resume(NAME, b"0") as arriving:
             assert arriving is not None
             await arriving.write(DATA)
             item = await arriving.finish()
-        async with store.resume(NAME, b"1") as again:
-            assert again is None
-        await store.drop_partial(NAME)
-        await store.commit([item])
+            async with store.resume(NAME, b"1") as again:
+                assert again is None
+            await store.drop_partial(NAME)
+            await store.commit([item])
+        # Whoever brought it was cancelled, and did not say that it is done.
         assert await content(store) == DATA
+        assert await store.partials() == []
+        assert not disk.list("partial")
+
+
+@pytest.mark.parametrize("saves", [False, True])
+async def test_a_blob_that_nobody_would_commit_goes_on_from_its_end(saves: bool) -> None:
+    """Its last step was refused, because the disk had become full: no byte comes again."""
+    disk = MemoryFiles()
+    async with opened(disk) as store:
+        async with store.resume(NAME, b"0") as arriving:
+            assert arriving is not None
+            await arriving.write(DATA)
+            if saves:
+                await arriving.save()
+            await arriving.finish()
+        assert await store.partials() == [Kept(NAME, len(DATA), False)]
+        async with store.resume(NAME, b"1") as arriving:
+            assert arriving is not None
+            assert arriving.progress.size == len(DATA)
+            await store.commit([await arriving.finish()])
+            await arriving.done()
+        assert await content(store) == DATA
+        assert await store.partials() == []
+
+
+async def test_a_blob_that_nobody_would_commit_can_be_dropped() -> None:
+    async with opened(MemoryFiles()) as store:
+        async with store.resume(NAME, b"0") as arriving:
+            assert arriving is not None
+            await arriving.write(DATA)
+            await arriving.finish()
         await store.drop_partial(NAME)
         assert await store.partials() == []
 

@@ -81,9 +81,6 @@ class PartialFile:
 
     def __init__(self, files: Files, digest: Digest, bringer: Bringer, work: Offload) -> None:
         self.progress = Progress()
-        self.sealed = False
-        """Finished, and maybe about to be committed: nobody may touch the file."""
-        self.closed = False
         self.barred = False
         """A stranger brings it and a configured peer has a part in it: nothing was opened."""
         self._digest = digest
@@ -109,7 +106,6 @@ class PartialFile:
 
     async def close(self) -> None:
         """Save what has come, as far as the disk lets us, and let go of it."""
-        self.closed = True
         try:
             await self._work(self._close)
         except StoreError as error:
@@ -137,7 +133,6 @@ class PartialFile:
         await self._work(self._seal)
         while await self.recall():
             pass
-        self.sealed = True
         digest, sums = Digest(self._hasher.digest()), self._sums.finish()
         return StagedFile(digest, self.progress.size, self.name, sums)
 
@@ -149,12 +144,10 @@ class PartialFile:
     async def restart(self, *, alone: bool) -> None:
         """Begin anew."""
         await self._work(self._restart, alone)
-        self.sealed = False
 
     async def done(self) -> None:
         """Nothing is kept any more."""
         self._over = True
-        self.sealed = False
 
     # --- on a thread -------------------------------------------------------------------------
 
@@ -290,12 +283,16 @@ class PartialFile:
         # What could not be opened may hold much, which is not known here.
         nothing = self._opened and not self.progress.size and not self.progress.evidence
         with translated(_WHAT):
+            over = self._over or nothing
             try:
-                if not self._over and not self.sealed and self._data is not None:
-                    self._save()
+                if not over and self._data is not None:
+                    # A commit that went well has renamed the file; one that failed has left it.
+                    over = not self._holds(0)
+                    if not over:
+                        self._save()
             finally:
                 self._release()
-                if self._over or nothing:
+                if over:
                     remove(self._files, self._digest)
 
     def _release(self) -> None:
@@ -327,21 +324,13 @@ class Partials:
                 yield partial
         finally:
             with anyio.CancelScope(shield=True):
-                await partial.close()
-            if not partial.sealed:
-                del self._open[digest]
+                try:
+                    await partial.close()
+                finally:
+                    del self._open[digest]
         if partial.barred:
             # Let go of first: while the stranger pushes, a configured peer may go on with it.
             yield None
-
-    def committed(self, items: Sequence[Item]) -> None:
-        """A commit of these is over, well or not: what was sealed for it may be touched again."""
-        for item in items:
-            partial = self._open.get(item.digest)
-            if partial is not None and isinstance(item, StagedFile) and item.name == partial.name:
-                partial.sealed = False
-                if partial.closed:
-                    del self._open[item.digest]
 
     async def kept(self) -> list[Kept]:
         """See BlobStore.partials."""

@@ -1,0 +1,173 @@
+"""The one door to the store, for everybody but the keeper itself.
+
+The keeper owns the store: it alone commits, discards, and reads the tree. All others reach the
+store through the keeper's door, and only for what is safe beside the keeper's own work: to read
+what is here, to take in what arrives, and to scrub. A test keeps any other way shut.
+
+What is read through the door comes from this node's disk, and never from a peer. Answers to peers
+use the door directly: if they asked other peers in turn, one question could travel through the
+whole mesh. Clients read through the `Reader`, which stands in front of the door, and which heals
+what is damaged or fetches what is not here.
+
+A blob that the tree has and the store has not is damage. The door tells the keeper of it, so no
+reader has to think of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import NamedTuple
+
+import anyio
+
+from mesh.core.digest import Digest, new_hasher
+from mesh.core.limits import LARGE_BLOB
+from mesh.core.partial import Bringer, Kept
+from mesh.errors import StoreError
+from mesh.store.base import (
+    BlobStore,
+    Cursor,
+    Entry,
+    Incoming,
+    Item,
+    Resumed,
+    Scrubbed,
+    Totals,
+)
+
+
+class Known(NamedTuple):
+    """A blob that came although it is here already: its name and size, and no bytes."""
+
+    digest: Digest
+    size: int
+
+
+class Door:
+    """See the module. All methods raise StoreError as the store's do."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        has: Callable[[Digest], bool],
+        missing: Callable[[Digest], None],
+    ) -> None:
+        """`has`: whether the tree has a blob; `missing` is told of what the store does not have."""
+        self._store = store
+        self._has = has
+        self._missing = missing
+
+    # --- what is here ------------------------------------------------------------------------
+
+    async def size(self, digest: Digest) -> int | None:
+        """The size of a blob in bytes; None when it is not here."""
+        size = await self._store.size(digest)
+        if size is None:
+            self._missing(digest)
+        return size
+
+    async def whole(
+        self, digest: Digest, size: int, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes [start, stop) of a blob of `size` bytes, in pieces that are checked.
+
+        Raises Corrupt at the first piece that is damaged, StoreError when the blob is gone.
+        """
+        stop = size if stop is None else stop
+        if size < LARGE_BLOB:
+            data = await self._store.read(digest)
+            if data is None:
+                raise self._gone(digest)
+            yield data[start:stop]
+            return
+        at = start
+        async with aclosing(self._store.stream(digest, start, stop)) as pieces:
+            async for piece in pieces:
+                at += len(piece)
+                yield piece
+        if at < stop:
+            raise self._gone(digest)
+
+    async def batch(self, digests: Sequence[Digest], most: int) -> list[Entry]:
+        """Entries for the first of `digests`, at least one, until there are `most` bytes."""
+        entries = await self._store.batch(digests, most)
+        for entry in entries:
+            if entry.size is None:
+                self._missing(entry.digest)
+        return entries
+
+    async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
+        """Digests below `prefix` and greater than `after`, with sizes in bytes, ascending."""
+        return await self._store.listing(prefix, after, limit)
+
+    @property
+    def totals(self) -> Totals:
+        """How many blobs there are, and their bytes."""
+        return self._store.totals
+
+    def _gone(self, digest: Digest) -> StoreError:
+        self._missing(digest)
+        return StoreError(f"blob {digest.hex()} is not here")
+
+    # --- what arrives ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def incoming(self, name: Digest | None = None) -> AsyncIterator[Incoming]:
+        """Take in a blob, of which `name` is the expected name; `Keeper.put` stores it.
+
+        Of a blob that is here already no byte is written: its bytes are hashed, so that the caller
+        still learns when they are not what they are called.
+        """
+        if name is not None and self._has(name):
+            yield _Hashed()
+            return
+        async with self._store.incoming() as incoming:
+            yield incoming
+
+    def resume(
+        self, digest: Digest, bringer: Bringer
+    ) -> AbstractAsyncContextManager[Resumed | None]:
+        """Go on with a large blob that `bringer` brings; see BlobStore.resume."""
+        return self._store.resume(digest, bringer)
+
+    async def partials(self) -> list[Kept]:
+        """The large blobs of which a part has come."""
+        return await self._store.partials()
+
+    # --- the scrubber ------------------------------------------------------------------------
+
+    @property
+    def reads(self) -> int:
+        """How many reads of blobs there were, scrubs aside."""
+        return self._store.reads
+
+    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
+        """Check about `room` bytes from `cursor` on against their names."""
+        return await self._store.scrub(cursor, room)
+
+    async def note(self, name: str, value: bytes) -> None:
+        """Keep a small value over restarts; it may be lost, as an index may."""
+        await self._store.note(name, value)
+
+    async def noted(self, name: str) -> bytes | None:
+        """What was kept under a name; None when nothing was."""
+        return await self._store.noted(name)
+
+
+class _Hashed:
+    """A blob that arrives and is here already: hashed, and dropped. See store.base.Incoming."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hasher = new_hasher()
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes. A chunk of 512 KiB, the largest that comes, is hashed in 0.8 ms."""
+        await anyio.lowlevel.checkpoint()
+        self._hasher.update(chunk)
+        self.size += len(chunk)
+
+    async def finish(self) -> Item:
+        """The name that the bytes have."""
+        return Known(Digest(self._hasher.digest()), self.size)
