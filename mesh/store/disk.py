@@ -40,8 +40,8 @@ from mesh.store.large.pieces import PIECE
 from mesh.store.large.staged import LargeIncoming
 from mesh.store.log.index import Row
 from mesh.store.log.segments import SEGMENT_MAX
-from mesh.store.log.writing import Writer
 from mesh.store.reading import Hashing, LargeFile, ReadSide, Rotten
+from mesh.store.writing import Writer
 
 log = logging.getLogger("mesh")
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from mesh.store.large.direct import open_direct
+from mesh.store.direct import open_direct
 
 # Linux takes at most this many buffers in one writev (IOV_MAX, limits.h).
 _IOV_MAX = 1024

@@ -27,8 +27,8 @@ from mesh.store.large.pieces import (
     sums_name,
 )
 from mesh.store.large.staged import write_sums
+from mesh.store.layout import large_name
 from mesh.store.log.index import Index, Row
-from mesh.store.log.recovery import large_name
 from mesh.store.log.segments import (
     BLOB,
     LARGE,

@@ -19,7 +19,7 @@ from mesh.errors import Full, StoreError
 from mesh.offload import Inline
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles, Files
-from mesh.store.log.recovery import large_name
+from mesh.store.layout import large_name
 from tests.store.faulty import FaultyFiles, Killed, MemoryFiles
 
 pytestmark = pytest.mark.anyio

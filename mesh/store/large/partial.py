@@ -28,10 +28,10 @@ from mesh.store.base import Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files, Reader
 from mesh.store.large.pieces import Sums
-from mesh.store.large.staged import PARTIAL as FOLDER
 from mesh.store.large.staged import StagedFile
+from mesh.store.layout import PARTIAL as FOLDER
+from mesh.store.layout import large_name
 from mesh.store.log.index import Index
-from mesh.store.log.recovery import large_name
 
 log = logging.getLogger("mesh")
 

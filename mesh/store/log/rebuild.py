@@ -7,11 +7,9 @@ from pathlib import Path
 
 from mesh.store.faults import translated
 from mesh.store.files import Files
-from mesh.store.large.staged import PARTIAL
+from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index
 from mesh.store.log.recovery import Found, recover
-
-DIRECTORIES = ("segments", "large", "tmp", "damaged", PARTIAL)
 
 
 def remove_index(path: Path) -> None:
