@@ -180,8 +180,9 @@ class DiskStore:
             raise StoreError(f"blob {digest.hex()} is not here")
         if not row.large:
             data = await self.read(digest)
-            if data is not None:
-                yield data[start:stop]
+            if data is None:  # discarded since it was looked up
+                raise StoreError(f"blob {digest.hex()} is not here")
+            yield data[start:stop]
             return
         try:
             file = await self._large(row)

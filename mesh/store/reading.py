@@ -209,7 +209,8 @@ class ReadSide:
     def open(self) -> None:
         """Connect."""
         if self._path is not None:
-            self._own = Index(str(self._path), write=False)
+            with translated("cannot open the index for reading", self._path):
+                self._own = Index(str(self._path), write=False)
 
     def close(self) -> None:
         """Let go of everything."""

@@ -20,7 +20,7 @@ from mesh.store.large.partial import tidy
 from mesh.store.large.staged import StagedFile, publish, sweep, withdraw
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index, Mark, Row
-from mesh.store.log.rebuild import note, remove_index
+from mesh.store.log.rebuild import check_index_files, note, remove_index
 from mesh.store.log.recovery import cut_off, recover, segments, unfit
 from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
@@ -54,7 +54,7 @@ class Writer:
 
     def open(self) -> str:
         try:
-            with translated("cannot open the store"):
+            with translated("cannot open the store", self._path):
                 return self._recovered(self._files, self._open_index)
         except StoreError as error:
             if not self._unwritable(error):
@@ -62,7 +62,7 @@ class Writer:
             log.error("%s; reading goes on with an index in memory", one_line(error))
         self.close()
         self.in_memory = True
-        with translated("cannot open the store"):
+        with translated("cannot open the store", self._path):
             return f"the disk takes no writes; {self._recovered(Lenient(self._files), self._load)}"
 
     def _unwritable(self, error: StoreError) -> bool:
@@ -91,7 +91,7 @@ class Writer:
     def rebuild(self, error: IndexDamaged) -> None:
         """The index, from the log, while the store is open."""
         log.error("%s; rebuilding it from the log", error)
-        with translated("cannot rebuild the index"):
+        with translated("cannot rebuild the index", self._path):
             self.close()
             if self._path is not None and not self.in_memory:
                 remove_index(self._path)
@@ -128,6 +128,7 @@ class Writer:
         if self._path is None:
             self.index = Index(self._name, write=True)
             return ""
+        check_index_files(self._path)
         missing = not self._path.exists()
         lost: list[Wanted] = []
         try:

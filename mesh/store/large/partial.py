@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -77,9 +78,8 @@ class PartialFile:
 
     def __init__(self, files: Files, digest: Digest, source: Source, work: Offload) -> None:
         self.progress = Progress()
-        self.sealed = False
-        """Finished, and maybe about to be committed: nobody may touch the file."""
         self.closed = False
+        self._item: weakref.ref[StagedFile] | None = None
         self._digest = digest
         self._files = files
         self._source = source
@@ -100,6 +100,19 @@ class PartialFile:
     async def open(self) -> None:
         """Take up what is there, or begin; anew if this source may not go on with it."""
         await self._work(self._open)
+
+    @property
+    def sealed(self) -> bool:
+        """Finished, and maybe about to be committed: nobody may touch the file.
+
+        Whoever may still commit it holds the item that `finish` gave; once nobody does, because
+        the commit was refused or never asked for, the file is free again.
+        """
+        return self._item is not None and self._item() is not None
+
+    def unseal(self) -> None:
+        """It is known that no commit is coming any more, or that it is over."""
+        self._item = None
 
     async def close(self) -> None:
         """Save what has come, as far as the disk lets us, and let go of it."""
@@ -131,9 +144,10 @@ class PartialFile:
         await self._work(self._seal)
         while await self.recall():
             pass
-        self.sealed = True
         digest, sums = Digest(self._hasher.digest()), self._sums.finish()
-        return StagedFile(digest, self.progress.size, self.name, sums)
+        item = StagedFile(digest, self.progress.size, self.name, sums)
+        self._item = weakref.ref(item)
+        return item
 
     async def liars(self) -> list[Source]:
         """Compare the parts of an earlier try with what is here now."""
@@ -143,12 +157,12 @@ class PartialFile:
     async def restart(self, *, alone: bool) -> None:
         """Begin anew."""
         await self._work(self._restart, alone)
-        self.sealed = False
+        self.unseal()
 
     async def done(self) -> None:
         """Nothing is kept any more."""
         self._over = True
-        self.sealed = False
+        self.unseal()
 
     # --- on a thread -------------------------------------------------------------------------
 
@@ -199,7 +213,7 @@ class PartialFile:
 
     def _note(self, line: _Head | _Saved) -> None:
         log, self._log = _usable(self._log), None  # one that fails is not used again
-        log.append([_line(line)])
+        log.append([_line(self._digest, line)])
         log.sync()
         self._log = log
 
@@ -282,7 +296,7 @@ class PartialFile:
         nothing = self._opened and not self.progress.size and not self.progress.evidence
         with translated(_WHAT):
             try:
-                if not self._over and not self.sealed and self._data is not None:
+                if not self._over and self._data is not None:
                     self._save()
             finally:
                 self._release()
@@ -308,25 +322,38 @@ class Partials:
     @asynccontextmanager
     async def resume(self, digest: Digest, source: Source) -> AsyncIterator[PartialFile | None]:
         """See BlobStore.resume."""
-        if digest in self._open:
+        if self._is_busy(digest):
             yield None
             return
         partial = self._open[digest] = PartialFile(self._files, digest, source, self._work)
         try:
             await partial.open()
             yield partial
+        except Exception:
+            # Whoever brought it has been told why, so that nobody commits it any more. A caller
+            # that is cancelled is not told: then the commit may come all the same.
+            partial.unseal()
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await partial.close()
             if not partial.sealed:
                 del self._open[digest]
 
+    def _is_busy(self, digest: Digest) -> bool:
+        """Whether somebody brings a blob, or may be about to commit it."""
+        partial = self._open.get(digest)
+        if partial is not None and partial.closed and not partial.sealed:
+            del self._open[digest]
+            return False
+        return partial is not None
+
     def committed(self, items: Sequence[Item]) -> None:
         """A commit of these is over, well or not: what was sealed for it may be touched again."""
         for item in items:
             partial = self._open.get(item.digest)
             if partial is not None and isinstance(item, StagedFile) and item.name == partial.name:
-                partial.sealed = False
+                partial.unseal()
                 if partial.closed:
                     del self._open[item.digest]
 
@@ -336,11 +363,11 @@ class Partials:
         for digest, partial in self._open.items():
             if digest in found:
                 found[digest] = partial.progress.size
-        return [Kept(digest, size, digest in self._open) for digest, size in sorted(found.items())]
+        return [Kept(each, size, self._is_busy(each)) for each, size in sorted(found.items())]
 
     async def drop(self, digest: Digest) -> None:
         """See BlobStore.drop_partial."""
-        if digest not in self._open:
+        if not self._is_busy(digest):
             await self._work(_drop, self._files, digest)
 
 
@@ -383,7 +410,7 @@ def read_record(files: Files, digest: Digest) -> tuple[Progress | None, int]:
             said = msgspec.json.decode(line[9:], type=_Head | _Saved)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             break
-        if line != _line(said):
+        if line != _line(digest, said):
             break
         end += len(line)
         if isinstance(said, _Head):
@@ -393,9 +420,10 @@ def read_record(files: Files, digest: Digest) -> tuple[Progress | None, int]:
     return progress, end
 
 
-def _line(said: _Head | _Saved) -> bytes:
+def _line(digest: Digest, said: _Head | _Saved) -> bytes:
+    """A line; the checksum begins with the digest, so that another blob's record is none."""
     text = msgspec.json.encode(said)
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    return b"%08x %s\n" % (zlib.crc32(text, zlib.crc32(digest)), text)
 
 
 def _listed(files: Files) -> dict[Digest, int]:

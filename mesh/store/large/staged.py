@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from mesh.core.digest import Digest, digest_of, new_hasher
 from mesh.core.limits import LARGE_BLOB
@@ -23,7 +23,8 @@ from mesh.store.layout import PARTIAL, large_name
 _PIECE = 1024 * 1024
 
 
-class StagedFile(NamedTuple):
+@dataclass(frozen=True)
+class StagedFile:
     """A large blob that is whole and durable in a temporary file.
 
     `sums` of its pieces; when they are not known they are made at the first read.

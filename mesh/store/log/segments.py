@@ -152,6 +152,8 @@ class SegmentWriter:
         try:
             self._file.append(pieces)
             self._file.sync()
+            # Before anybody is told: bytes in a file that no name leads to are lost.
+            self._file.check()
         except OSError:
             self._seal(before)
             raise
@@ -162,6 +164,10 @@ class SegmentWriter:
             self._file.close()
         with suppress(OSError):
             self._files.truncate(segment_name(self.number), size)
+
+    def check(self) -> None:
+        """Raise OSError unless the segment still stands under its name."""
+        self._file.check()
 
     def close(self) -> None:
         """Let go of the file."""
