@@ -94,6 +94,7 @@ class Keeper:
             if self.tree is None:
                 group.start_soon(self._build)
             group.start_soon(self.disk.run, self.has)
+            group.start_soon(self.store.run)
             while True:
                 puts = await self._gather()
                 if self._rebuilt and self.tree is not None:

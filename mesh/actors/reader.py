@@ -64,8 +64,9 @@ class Reader:
             try:
                 async with aclosing(self._keeper.store.stream(digest, start, stop)) as pieces:
                     async for piece in pieces:
-                        start += len(piece)
-                        yield piece
+                        if piece:  # none while the blob is being verified
+                            start += len(piece)
+                            yield piece
             except Corrupt:
                 healings += 1
                 if healings > _HEALINGS or not await self._healed(digest):
