@@ -18,7 +18,7 @@ from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.pieces import PIECE
 from mesh.store.log.index import Index, Row
-from mesh.store.log.recovery import segments, unfit
+from mesh.store.log.recovery import NEWER, segments, unfit
 from mesh.store.log.segments import (
     LOST,
     RECORD_HEADER,
@@ -75,7 +75,8 @@ def _check(files: Files, index: Index, *, read_data: bool) -> Iterator[Finding |
         yield Finding(f"the index is damaged: {error}; `mesh store rebuild` makes it anew", True)
         return
     if what := unfit(files, index):
-        yield Finding(f"the index is {what}; a start puts that right", True)
+        more = "knows more than the log holds" if what == NEWER else f"is {what}"
+        yield Finding(f"the index {more}; a start makes it anew", True)
         return
     yield from _rows(files, index, read_data=read_data)
     if read_data:

@@ -49,6 +49,9 @@ def segments(files: Files) -> dict[int, int]:
     return {number: entry.size for number, entry in numbered if number and entry.regular}
 
 
+NEWER = "newer than the log"
+
+
 def unfit(files: Files, index: Index) -> str:
     """Why an index is not one of this log, or not any more; "" when it is.
 
@@ -60,11 +63,11 @@ def unfit(files: Files, index: Index) -> str:
         return "of no log" if blobs else ""
     size = segments(files).get(mark.segment)
     if size is None:
-        return "newer than the log"
+        return NEWER
     salt = read_salt(files.open(segment_name(mark.segment)))
     if salt is not None and salt != mark.salt:
         return "of another log"
-    return "newer than the log" if size < mark.offset else ""
+    return NEWER if size < mark.offset else ""
 
 
 def cut_off(files: Files, index: Index) -> list[Wanted]:
