@@ -205,8 +205,8 @@ class BlobStore(Protocol):
 
         A large blob whose sums are not known is verified as a whole first. Meanwhile the stream
         yields an empty chunk each HEARTBEAT seconds: it is alive, and has nothing to give yet.
-        Raises Corrupt at the first piece that is not what it was, or cannot be read; StoreError
-        when the blob is not here.
+        Raises Corrupt at the first piece that is not what it was, or cannot be read, and when the
+        blob is not here: it may have been let go of since the caller was told of it.
         """
 
     async def verified(self, digest: Digest, seconds: float) -> bool:

@@ -33,7 +33,7 @@ import anyio
 from mesh.core.digest import Digest
 from mesh.core.partial import Kept, Source
 from mesh.core.tree import Tree, prefix_range
-from mesh.errors import StoreError
+from mesh.errors import Corrupt, StoreError
 from mesh.offload import Offload
 from mesh.store.base import (
     Cursor,
@@ -193,11 +193,11 @@ class DiskStore:
         """The bytes [start, stop) of a blob."""
         row = await self._on_index(ReadSide.row, digest)
         if row is None:
-            raise StoreError(f"blob {digest.hex()} is not here")
+            raise Corrupt(f"blob {digest.hex()} is not here")
         if not row.large:
             data = await self.read(digest)
             if data is None:  # discarded since it was looked up
-                raise StoreError(f"blob {digest.hex()} is not here")
+                raise Corrupt(f"blob {digest.hex()} is not here")
             yield data[start:stop]
             return
         try:

@@ -149,7 +149,7 @@ class MemoryStore:
         self._reads += 1
         data = self._checked(digest)
         if data is None:
-            raise StoreError(f"blob {digest.hex()} is not here")
+            raise Corrupt(f"blob {digest.hex()} is not here")
         while not await self.verified(digest, HEARTBEAT):
             yield b""
         for at in range(start, stop, 65536):
