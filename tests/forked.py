@@ -10,27 +10,37 @@ import struct
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from tests.processes import READY, _number, _template, _template_lock, environment, until
+from tests.processes import (
+    READY,
+    SEGMENT_BYTES,
+    _number,
+    _template,
+    _template_lock,
+    environment,
+    until,
+)
 
 
 class ForkedNode:
     """`mesh run`; ends by `kill` only, which has to be said."""
 
-    def __init__(self, data: Path, *args: str) -> None:
+    def __init__(self, data: Path, *args: str, segment_bytes: int | None = None) -> None:
+        """`segment_bytes`: how large its segments are; None for as large as they always are."""
         self._stack = ExitStack()
         self._log: str | None = None
         self._streams = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
         for stream in self._streams:
             self._stack.callback(os.close, stream)
         words = ["run", "--data", str(data), "--listen", "127.0.0.1:0", *args]
-        order = json.dumps([[os.fsencode(word).hex() for word in words], environment()]).encode()
+        extra = {SEGMENT_BYTES: str(segment_bytes)} if segment_bytes is not None else {}
+        order = json.dumps([[os.fsencode(word).hex() for word in words], environment(extra)])
         self._link, there = socket.socketpair()
         self._stack.enter_context(self._link)
         with there:
             descriptors = [*self._streams, there.fileno()]
             with _template_lock:
                 socket.send_fds(_template(), [struct.pack(">I", len(order))], descriptors)
-                _template().sendall(order)
+                _template().sendall(order.encode())
         self._link.settimeout(60.0)
         self.process = _number(self._link)
 

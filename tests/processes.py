@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ READY = re.compile(r"listening on (http://\S+),")
 
 # Straight to the node, whatever proxies the machine has.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+SEGMENT_BYTES = "TESTS_SEGMENT_BYTES"
+"""In the environment of a forked node: how large its segments are, in bytes."""
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -275,9 +280,20 @@ def _serve_forks(orders: socket.socket) -> None:
             os.close(descriptor)
         words, env = json.loads(order)
         sys.argv = ["mesh", *(os.fsdecode(bytes.fromhex(word)) for word in words)]
+        if segment_bytes := env.pop(SEGMENT_BYTES, None):
+            _use_segments_of(int(segment_bytes))
         os.environ.clear()
         os.environ.update(env)
         return
+
+
+def _use_segments_of(size: int) -> None:
+    """Have this process, which is about to be a node, begin new segments at `size` bytes.
+
+    For campaigns: a node of millions of blobs has many segments, one of a test has a single one.
+    """
+    run = importlib.import_module("mesh.cli.run")
+    vars(run)["DiskStore"] = partial(DiskStore, segment_bytes=size)
 
 
 def free_places(count: int) -> list[str]:

@@ -32,6 +32,20 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
+# The same inside the store: what stands on a level may import those below it, and none beside it
+# but its own sub-room.
+STORE = (
+    ("base", "faults", "layout", "direct", "directory"),
+    ("files",),
+    ("log",),
+    ("large",),
+    ("reading",),
+    ("care",),
+    ("writing",),
+    ("disk", "memory"),
+)
+STORE_LEVEL = {room: level for level, rooms in enumerate(STORE) for room in rooms}
+
 # Which files may know a package; "mesh/server/" is all of that room. None at all may know asyncio:
 # which loop runs is the command line's and Hypercorn's business.
 KNOWN_TO = {
@@ -80,7 +94,7 @@ BEHIND_THE_DOOR = ("actors", "blobstash", "node", "server", "simulation")
 def problems(path: str, source: str) -> list[str]:
     """Which rules the file `path` would break if `source` were its text."""
     tree = ast.parse(source)
-    found = [*misplaced(path, tree), *broad(path, tree)]
+    found = [*misplaced(path, tree), *misplaced_in_store(path, tree), *broad(path, tree)]
     found += [*decoders(path, tree), *reaching_through(path, tree)]
     if room_of(path) == "core":
         found += impure(tree)
@@ -113,6 +127,27 @@ def misplaced(path: str, tree: ast.AST) -> Iterator[str]:
         elif room != own and LEVEL[room] >= LEVEL[own]:
             where = "above" if LEVEL[room] > LEVEL[own] else "beside"
             yield f"line {line}: {room} is {where} {own}"
+
+
+def misplaced_in_store(path: str, tree: ast.AST) -> Iterator[str]:
+    """Imports inside the store that do not go down."""
+    _, room, *below = path.removesuffix(".py").split("/")
+    if room != "store" or below == ["__init__"] or not below:
+        return
+    own = below[0]
+    if own not in STORE_LEVEL:
+        yield f"store/{own} has no level"
+        return
+    for line, name in imports(path, tree):
+        package, *parts = name.split(".")
+        if package != "mesh" or parts[:1] != ["store"] or len(parts) < 2 or parts[1] == own:
+            continue
+        other = parts[1]
+        if other not in STORE_LEVEL:
+            yield f"line {line}: store/{other} has no level"
+        elif STORE_LEVEL[other] >= STORE_LEVEL[own]:
+            where = "above" if STORE_LEVEL[other] > STORE_LEVEL[own] else "beside"
+            yield f"line {line}: store/{other} is {where} store/{own}"
 
 
 def rooms() -> set[str]:
@@ -276,6 +311,8 @@ def test_the_files_are_those_of_the_package() -> None:
     assert {"mesh/__init__.py", "mesh/core/tree/tree.py", "mesh/transport/client.py"} <= set(FILES)
     assert {room_of(path) for path in FILES} >= set(LEVEL) - {"simulation"}
     assert set(BROAD) <= set(FILES)
+    inside = {path.split("/")[2].removesuffix(".py") for path in FILES if room_of(path) == "store"}
+    assert inside - {"__init__"} == set(STORE_LEVEL)
 
 
 def test_the_rooms_of_the_design_are_in_this_order() -> None:
@@ -311,6 +348,15 @@ BROKEN = [
     ("mesh/config.py", "from mesh.wire import frames", "wire is above config"),
     ("mesh/simulation/world.py", "import mesh.server", "server is beside simulation"),
     ("mesh/__main__.py", "import mesh", "__init__ is beside __main__"),
+    # inside the store
+    ("mesh/store/log/index.py", "from mesh.store.large import staged", "store/large is above"),
+    ("mesh/store/files.py", "import mesh.store.large.pieces", "store/large is above store/files"),
+    ("mesh/store/large/staged.py", "from ..care import discard", "store/care is above"),
+    ("mesh/store/reading.py", "from mesh.store.disk import DiskStore", "store/disk is above"),
+    ("mesh/store/base.py", "from mesh.store.faults import translated", "store/faults is beside"),
+    ("mesh/store/memory.py", "from mesh.store.disk import DiskStore", "store/disk is beside"),
+    ("mesh/store/attic.py", "", "store/attic has no level"),
+    ("mesh/store/disk.py", "from mesh.store.attic import old", "store/attic has no level"),
     # in disguise
     (
         "mesh/core/tree/tree.py",
@@ -408,6 +454,8 @@ FINE = [
     ("mesh/core/schedule.py", "from random import Random\ndef f(random: Random): random.random()"),
     ("mesh/config.py", "from mesh.errors import ConfigError"),
     ("mesh/store/disk.py", "import sqlite3\nfrom mesh.core.tree import Tree\nimport mesh.config"),
+    ("mesh/store/log/recovery.py", "from mesh.store.log.index import Index"),
+    ("mesh/store/care/discard.py", "from mesh.store.reading import Records"),
     ("mesh/transport/http.py", "import httpx\nfrom mesh.wire.messages import encode"),
     ("mesh/blobstash/peer.py", "from mesh.transport.base import Replica"),
     ("mesh/actors/peer.py", "from random import Random\nfrom mesh import config"),

@@ -34,6 +34,7 @@ from mesh.store.base import (
     Resumed,
     Scrubbed,
     Totals,
+    Verifying,
 )
 
 
@@ -72,6 +73,8 @@ class Door:
     ) -> AsyncGenerator[bytes, None]:
         """The bytes [start, stop) of a blob of `size` bytes, in pieces that are checked.
 
+        A piece is empty while the blob is being verified.
+
         Raises Corrupt at the first piece that is damaged, StoreError when the blob is gone.
         """
         stop = size if stop is None else stop
@@ -88,6 +91,19 @@ class Door:
                 yield piece
         if at < stop:
             raise self._gone(digest)
+
+    async def verified(self, digest: Digest, seconds: float) -> bool:
+        """Whether `whole` would give bytes at once, after up to so many seconds.
+
+        When it would not, the blob is being verified: see `verifying`. Raises Corrupt when that
+        finds other bytes.
+        """
+        return await self._store.verified(digest, seconds)
+
+    @property
+    def verifying(self) -> Sequence[Verifying]:
+        """The large blobs that are being verified."""
+        return self._store.verifying
 
     async def batch(self, digests: Sequence[Digest], most: int) -> list[Entry]:
         """Entries for the first of `digests`, at least one, until there are `most` bytes."""

@@ -121,6 +121,7 @@ class Keeper:
                 group.start_soon(self._build)
             group.start_soon(self.disk.run, self.has)
             self._wake()  # a run that crashed may have left something to do
+            group.start_soon(self._store.run)
             while True:
                 with self._mailbox.turn() as turn:
                     puts = await self._gather(turn)

@@ -110,8 +110,9 @@ class Reader:
                 try:
                     async with aclosing(self._door.whole(digest, size, start, stop)) as pieces:
                         async for piece in pieces:
-                            start += len(piece)
-                            yield piece
+                            if piece:  # none while the blob is being verified
+                                start += len(piece)
+                                yield piece
                     return
                 except StoreError as error:
                     failure = error

@@ -301,7 +301,10 @@ class Round:
                     async with self._limits.large:
                         await self._one_large(digest, size)
                 except (Refused, Misbehaved) as error:
-                    if not self._blame(digest, error):
+                    if isinstance(error, Refused) and error.retry_after is not None:
+                        # It will have it later, and does nothing wrong: it verifies it, say.
+                        self._put_off += 1
+                    elif not self._blame(digest, error):
                         return
                 except Full as error:
                     # A smaller one may have room.

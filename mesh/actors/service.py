@@ -55,6 +55,11 @@ from mesh.wire.messages import (
 _STREAMS = 24
 _BUSY_SECONDS = 1.0
 
+# A blob without sums that is hashed within this time (some hundred MB) is sent at once. For another
+# one the asker is told to come back: an answer without a byte for 30 s would look like a stall.
+_MOMENT = 5.0
+_VERIFYING_SECONDS = 10.0
+
 _AT_ONCE = 1024  # prefixes that are looked up on the event loop: 3 ms; more go to a thread
 
 _LAST_WORDS = 5.0  # for committing what a cut stream has brought; a commit takes some ms
@@ -138,6 +143,7 @@ class Service:
                 raise Refused(f"blob {digest.hex()} is not here")
             if start > size:
                 raise Refused(f"blob {digest.hex()} has {size} bytes, nothing is at {start}")
+            await self._check_verified(digest)
             chunks = self._keeper.door.whole(digest, size, start)
         else:
             raise InputError(f"no such request: {path!a}")
@@ -145,6 +151,17 @@ class Service:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
+
+    async def _check_verified(self, digest: Digest) -> None:
+        """Refused while a large blob is being verified: whoever asked would see nothing come."""
+        if await self._keeper.door.verified(digest, _MOMENT):
+            return
+        left = {each.digest: each for each in self._keeper.door.verifying}
+        how_far = f"{left[digest].done} of {left[digest].size}" if digest in left else "some"
+        raise Refused(
+            f"blob {digest.hex()} is being verified here, {how_far} bytes are done; ask again",
+            _VERIFYING_SECONDS,
+        )
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes]) -> bytes:
         """push/NODE, push/NODE/DIGEST/SIZE, push/NODE/DIGEST/SIZE/START."""

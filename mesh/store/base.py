@@ -105,6 +105,19 @@ class Scrubbed(NamedTuple):
     damaged: int
 
 
+# While a large blob is verified, its stream yields an empty chunk at least so often, in seconds:
+# often enough for every rule that waits for progress, and rare enough to cost nothing.
+HEARTBEAT = 0.25
+
+
+class Verifying(NamedTuple):
+    """A large blob that is being hashed against its name: bytes read so far, and in all."""
+
+    digest: Digest
+    done: int
+    size: int
+
+
 class Room(NamedTuple):
     """Bytes that are free where the store is, and in all."""
 
@@ -190,7 +203,29 @@ class BlobStore(Protocol):
     def stream(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes [start, stop) of a blob that is here, in pieces, each checked before.
 
-        Raises Corrupt at the first piece that is not what it was, or cannot be read.
+        A large blob whose sums are not known is verified as a whole first. Meanwhile the stream
+        yields an empty chunk each HEARTBEAT seconds: it is alive, and has nothing to give yet.
+        Raises Corrupt at the first piece that is not what it was, or cannot be read, and when the
+        blob is not here: it may have been let go of since the caller was told of it.
+        """
+
+    async def verified(self, digest: Digest, seconds: float) -> bool:
+        """Whether a stream of this blob would give bytes at once, after up to so many seconds.
+
+        When it would not, its verification is under way afterwards, whoever asked for it; see
+        `verifying` for how far it is. True also for a blob that is not here. Raises Corrupt when
+        the verification finds that it is not the blob.
+        """
+
+    @property
+    def verifying(self) -> Sequence[Verifying]:
+        """The large blobs that are being verified."""
+
+    async def run(self) -> None:
+        """The store's own work, until cancelled: a task of whoever opened it.
+
+        It drives verifications, which so outlive those who asked for them. Without it they go on
+        as long as somebody waits.
         """
 
     async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:

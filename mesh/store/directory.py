@@ -109,7 +109,10 @@ def _identity(path: Path, pinned: str | None) -> bytes:
 def _make_identity(file: Path) -> bytes:
     node_id = secrets.token_bytes(16)
     temporary = file.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # What is left of an earlier try goes; a link goes itself, and not what it points to.
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(msgspec.json.encode(_Identity(node_id.hex())))
         out.flush()

@@ -1,7 +1,21 @@
 """The store on disk: segments and large files for the bytes, SQLite for where they are.
 
-docs/design.md, "The store", says why. This module puts the parts together: the writer's side
-runs on one lane (one thread), reads on a few others, each with an index connection of its own.
+Theory of operation. The log (store/log) is the truth: segment files of records, only ever appended
+to. A large blob has a record there and a file of its own (store/large). The index, in SQLite, says
+where each blob stands; it is derived, and made anew from the log whenever it is not one of it.
+
+- A put: `incoming` or `resume` gather the bytes, `commit` renames large files to their names,
+  appends the records, syncs, and changes the index. All that happens on the writer's lane, one
+  thread, one call at a time (store/writing.py).
+- A read: on one of a few reader's lanes, each with an index connection of its own, or, for a large
+  blob, on any thread. No byte leaves before it was checked (store/reading.py).
+- Damage: whoever meets it calls `watch`ers; the keeper calls `discard`, which looks again on the
+  writer's lane, sets the bytes aside, logs that they are lost, and drops the row.
+- A broken index: any call meets IndexDamaged; all readers stop, the writer rebuilds it from the
+  log, and the call is made once more.
+- A large blob without sums: a job that `run` drives (store/care/verifying.py).
+
+This module puts these parts together, and holds no bytes itself.
 """
 
 from __future__ import annotations
@@ -10,7 +24,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -19,7 +33,7 @@ import anyio
 from mesh.core.digest import Digest
 from mesh.core.partial import Bringer, Kept
 from mesh.core.tree import Tree, prefix_range
-from mesh.errors import StoreError
+from mesh.errors import Corrupt, StoreError
 from mesh.offload import Offload
 from mesh.store.base import (
     Cursor,
@@ -29,19 +43,20 @@ from mesh.store.base import (
     Room,
     Scrubbed,
     Totals,
+    Verifying,
     Wants,
 )
 from mesh.store.care.readonly import room_of, tried
 from mesh.store.care.scrubbing import Scrubbing
+from mesh.store.care.verifying import Verifications
 from mesh.store.faults import IndexDamaged
 from mesh.store.files import Files
 from mesh.store.large.partial import PartialFile, Partials
 from mesh.store.large.pieces import PIECE
 from mesh.store.large.staged import LargeIncoming
-from mesh.store.log.index import Row
 from mesh.store.log.segments import SEGMENT_MAX
-from mesh.store.log.writing import Writer
-from mesh.store.reading import Hashing, LargeFile, ReadSide, Rotten
+from mesh.store.reading import ReadSide, Rotten
+from mesh.store.writing import Writer
 
 log = logging.getLogger("mesh")
 
@@ -101,6 +116,7 @@ class DiskStore:
         self._on_damage: Callable[[Damage], None] = _nobody
         self._on_rebuilt: Callable[[], None] = _nothing
         self._partials = Partials(files, work)
+        self._verifications = Verifications(files, work, self._was_read)
 
     @property
     def totals(self) -> Totals:
@@ -174,14 +190,20 @@ class DiskStore:
         """The bytes [start, stop) of a blob."""
         row = await self._on_index(ReadSide.row, digest)
         if row is None:
-            raise StoreError(f"blob {digest.hex()} is not here")
+            raise Corrupt(f"blob {digest.hex()} is not here")
         if not row.large:
             data = await self.read(digest)
-            if data is not None:
-                yield data[start:stop]
+            if data is None:  # discarded since it was looked up
+                raise Corrupt(f"blob {digest.hex()} is not here")
+            yield data[start:stop]
             return
         try:
-            file = await self._large(row)
+            async with aclosing(self._verifications.file(row)) as waiting:
+                async for found in waiting:
+                    if found is None:
+                        yield b""
+                    else:
+                        file = found
             for at in range(start - start % PIECE, stop, PIECE):
                 self._reads += 1
                 piece = await self._work(file.piece, at)
@@ -190,14 +212,28 @@ class DiskStore:
             self._on_damage(rotten.damage)
             raise
 
-    async def _large(self, row: Row) -> LargeFile:
-        """A large blob's file with its sums; hashes the whole when they are not there."""
-        file = await self._work(LargeFile, self._files, row)
-        if file.sums is None:
-            hashing = Hashing(file)
-            while not await self._work(hashing.step):
-                self._reads += 1
-        return file
+    async def verified(self, digest: Digest, seconds: float) -> bool:
+        """See BlobStore.verified."""
+        row = await self._on_index(ReadSide.row, digest)
+        if row is None or not row.large:
+            return True
+        try:
+            return await self._verifications.verified(row, seconds)
+        except Rotten as rotten:
+            self._on_damage(rotten.damage)
+            raise
+
+    @property
+    def verifying(self) -> list[Verifying]:
+        """The large blobs that are being verified."""
+        return self._verifications.under_way
+
+    async def run(self) -> None:
+        """Drive verifications, until cancelled."""
+        await self._verifications.run()
+
+    def _was_read(self) -> None:
+        self._reads += 1
 
     async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
         """Entries for the first of `digests`, until `room` bytes are full."""

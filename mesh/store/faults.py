@@ -6,6 +6,7 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path, PurePath
 
 from mesh.errors import Full, ReadOnly, StoreError
 
@@ -30,22 +31,57 @@ class IndexDamaged(StoreError):
     """The index is not what was written: it has to be rebuilt from the log."""
 
 
+# What to do about what a person has to put right. Of the rest the system's own words say enough.
+_ADVICE = {
+    errno.EEXIST: "move away what is in its place",
+    errno.ENOTDIR: "move away what is in its place",
+    errno.EISDIR: "move away what is in its place",
+    errno.ELOOP: "a link is never followed; remove it, or mount what it points to there",
+    errno.EXDEV: "mount the whole data directory there, or none of it",
+    errno.ESTALE: "bring it back, or restart the node",
+    errno.EACCES: "give it to the user of the node",
+    errno.EPERM: "give it to the user of the node",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
+}
+
+
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translated(what: str, index: Path | None = None) -> Iterator[None]:
     """Raise Full for a disk without room, ReadOnly for one that takes no writes, else StoreError.
 
-    The message says `what` failed. A broken index is an IndexDamaged, which the store cures itself.
+    The message says what failed, at which path, and what to do. `index`: SQLite's file, which its
+    own errors do not name. A broken index is an IndexDamaged, which the store cures itself.
     """
     try:
         yield
     except OSError as error:
-        raise _kind(error)(f"{what}: {error.strerror or error}") from error
+        raise _kind(error)(f"{what}: {_said(error)}") from error
     except UnicodeDecodeError as error:  # a message of SQLite's that quotes what it found
         raise IndexDamaged(f"{what}: index: it is damaged") from error
     except sqlite3.Error as error:
         if isinstance(error, sqlite3.DatabaseError) and _is_broken(error):
             raise IndexDamaged(f"{what}: index: {error}") from error
-        raise _index_kind(error)(f"{what}: index: {error}") from error
+        raise _index_kind(error)(f"{what}: {_said_of_index(error, index)}") from error
+
+
+def _said(error: OSError) -> str:
+    """The path, if there is one, what is wrong, and what to do."""
+    name = error.filename if isinstance(error.filename, str) else None
+    if isinstance(error.filename, PurePath):
+        name = str(error.filename)
+    text = error.strerror or str(error)
+    text = text if name is None else f"{name}: {text}" if text[:1].isupper() else f"{name} {text}"
+    advice = _ADVICE.get(error.errno or 0)
+    return text if advice is None else f"{text}; {advice}"
+
+
+def _said_of_index(error: sqlite3.Error, index: Path | None) -> str:
+    where = "index" if index is None else f"index {index}"
+    if _coded(error) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+        advice = "look at its owner, and at the limit of open files (ulimit -n)"
+        return f"{where}: {error}; {advice}; without the file it is made anew"
+    return f"{where}: {error}"
 
 
 def _kind(error: OSError) -> type[StoreError]:

@@ -6,13 +6,15 @@ loses unsynced writes, tears them, fails the N-th call, or fills up.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from mesh.store.large.direct import open_direct
+from mesh.store.direct import check_place, open_direct
 
 # Linux takes at most this many buffers in one writev (IOV_MAX, limits.h).
 _IOV_MAX = 1024
@@ -51,6 +53,12 @@ class Appender(Protocol):
     def sync(self) -> None:
         """Make what was appended durable."""
 
+    def check(self) -> None:
+        """Raise OSError unless this file still stands under its name.
+
+        A file that was removed, or whose disk was taken away, takes bytes that nobody finds again.
+        """
+
     def close(self) -> None:
         """Let go of the file."""
 
@@ -70,7 +78,14 @@ class Files(Protocol):
     """A directory tree; names are relative and use '/'. Every method may raise OSError."""
 
     def make_directory(self, name: str) -> None:
-        """Create a directory, durably, unless it is there."""
+        """Create a directory, durably, unless it is there.
+
+        OSError for anything else in its place, also for a link to a directory, and for one on
+        another file system, into which nothing could be renamed.
+        """
+
+    def check(self) -> None:
+        """Raise OSError unless every directory that was made is the one that stands there now."""
 
     def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
         """Open a file for appending; with `create` it must be new.
@@ -106,13 +121,36 @@ class DiskFiles:
     def __init__(self, root: Path) -> None:
         """`root` must exist."""
         self._root = root
+        self._made: dict[str, tuple[int, int]] = {}
 
     def make_directory(self, name: str) -> None:
-        """Create a directory and sync its parent."""
+        """Create a directory and sync its parent; see Files.make_directory."""
         path = self._root / name
-        if not path.is_dir():
+        try:
+            status = path.stat(follow_symlinks=False)
+        except FileNotFoundError:
             path.mkdir()
             _sync_directory(path.parent)
+            status = path.stat(follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            raise _refused(errno.ELOOP, "is a symbolic link", path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise _refused(errno.ENOTDIR, "is not a directory", path)
+        root = self._root.stat()
+        if status.st_dev != root.st_dev:
+            raise _refused(errno.EXDEV, f"is on another file system than {self._root}", path)
+        if "/" not in name:
+            # Those below come and go; these are there as long as the store is open.
+            self._made[name] = status.st_dev, status.st_ino
+            self._made[""] = root.st_dev, root.st_ino
+
+    def check(self) -> None:
+        """Compare device and inode; a look at each of six directories."""
+        for name, made in self._made.items():
+            path = self._root / name
+            status = path.stat(follow_symlinks=not name)
+            if (status.st_dev, status.st_ino) != made:
+                raise _refused(errno.ESTALE, "is another directory than at the start", path)
 
     def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
         """Open with O_APPEND, and O_EXCL when it must be new; past the cache when it is bulk."""
@@ -121,7 +159,8 @@ class DiskFiles:
         flags = os.O_WRONLY | os.O_APPEND | _CAREFUL
         if create:
             flags |= os.O_CREAT | os.O_EXCL
-        return _DiskAppender(os.open(self._root / name, flags, 0o600))
+        path = self._root / name
+        return _DiskAppender(os.open(path, flags, 0o600), path)
 
     def open(self, name: str) -> Reader:
         """Open for reading; a link is not followed."""
@@ -168,9 +207,12 @@ class DiskFiles:
 
 
 class _DiskAppender:
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+        self._path = path
+        status = os.fstat(descriptor)
+        self._size = status.st_size
+        self._identity = status.st_dev, status.st_ino
 
     @property
     def size(self) -> int:
@@ -194,6 +236,9 @@ class _DiskAppender:
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
+
+    def check(self) -> None:
+        check_place(self._path, self._identity)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -222,6 +267,10 @@ class _DiskReader:
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+
+
+def _refused(code: int, what: str, path: Path) -> OSError:
+    return OSError(code, what, str(path))
 
 
 def _sync_directory(path: Path) -> None:

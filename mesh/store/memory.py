@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+import anyio
 import anyio.lowlevel
 
 from mesh.core.digest import Digest, digest_of
@@ -15,6 +16,7 @@ from mesh.core.partial import STRANGERS, Bringer, Evidence, Kept, Progress
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import (
+    HEARTBEAT,
     Blob,
     Cursor,
     Damage,
@@ -23,6 +25,7 @@ from mesh.store.base import (
     Room,
     Scrubbed,
     Totals,
+    Verifying,
     Wanted,
     Wants,
 )
@@ -49,6 +52,7 @@ class MemoryStore:
         self._reads = 0
         self._on_damage: Callable[[Damage], None] | None = None
         self._partials: dict[Digest, _MemoryPartial] = {}
+        self._unverified: dict[Digest, anyio.Event] = {}
 
     @property
     def totals(self) -> Totals:
@@ -68,6 +72,16 @@ class MemoryStore:
     def rot(self, digest: Digest, data: bytes) -> None:
         """Let a blob's bytes become `data`, as a disk does."""
         self._rotten[digest] = data
+
+    def unverify(self, digest: Digest) -> Callable[[], None]:
+        """Let a blob be under verification, as one without sums is, until the result is called."""
+        done = self._unverified[digest] = anyio.Event()
+
+        def finish() -> None:
+            self._unverified.pop(digest, None)
+            done.set()
+
+        return finish
 
     def watch(self, on_damage: Callable[[Damage], None], on_rebuilt: Callable[[], None]) -> None:
         """See BlobStore.watch; there is nothing to rebuild."""
@@ -135,10 +149,29 @@ class MemoryStore:
         self._reads += 1
         data = self._checked(digest)
         if data is None:
-            raise StoreError(f"blob {digest.hex()} is not here")
+            raise Corrupt(f"blob {digest.hex()} is not here")
+        while not await self.verified(digest, HEARTBEAT):
+            yield b""
         for at in range(start, stop, 65536):
             await anyio.lowlevel.checkpoint()
             yield data[at : min(at + 65536, stop)]
+
+    async def verified(self, digest: Digest, seconds: float) -> bool:
+        """See BlobStore.verified."""
+        await anyio.lowlevel.checkpoint()
+        if (done := self._unverified.get(digest)) is not None:
+            with anyio.move_on_after(seconds):
+                await done.wait()
+        return digest not in self._unverified
+
+    @property
+    def verifying(self) -> list[Verifying]:
+        """What `unverify` was called for."""
+        return [Verifying(each, 0, len(self._blobs[each])) for each in self._unverified]
+
+    async def run(self) -> None:
+        """Nothing to do by itself."""
+        await anyio.sleep_forever()
 
     async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
         """Entries for the first of `digests`, until `room` bytes are full."""

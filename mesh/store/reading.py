@@ -27,8 +27,8 @@ from mesh.store.large.pieces import (
     sums_name,
 )
 from mesh.store.large.staged import write_sums
+from mesh.store.layout import large_name
 from mesh.store.log.index import Index, Row
-from mesh.store.log.recovery import large_name
 from mesh.store.log.segments import (
     BLOB,
     LARGE,
@@ -209,7 +209,8 @@ class ReadSide:
     def open(self) -> None:
         """Connect."""
         if self._path is not None:
-            self._own = Index(str(self._path), write=False)
+            with translated("cannot open the index for reading", self._path):
+                self._own = Index(str(self._path), write=False)
 
     def close(self) -> None:
         """Let go of everything."""

@@ -234,3 +234,24 @@ async def test_a_peer_that_declines_keeps_what_others_brought(autojump_clock: Mo
         a.wire("b").broken = False
         await world.level(3 * PENALTY)
         assert starts(a, "b")[-1] == LARGE_BLOB
+
+
+@trio_test
+async def test_a_blob_that_is_being_verified_comes_later_and_nobody_is_blamed(
+    autojump_clock: MockClock,
+) -> None:
+    """Hashing it takes longer than any peer would wait for a byte."""
+    async with a_world() as world:
+        store = await filled(BLOB)
+        verified = store.unverify(NAME)
+        await world.start("b", store=store)
+        a = await world.start("a", ["b"], interval=HOUR)
+        for _ in range(3):
+            stats = await sync(a)
+            assert (stats.error, stats.fetched, stats.failed) == (None, 0, 0)
+        await trio.sleep(600.0)
+        assert not a.has(NAME)
+        assert a.peer("b").last_error is None
+        verified()
+        await until(lambda: a.has(NAME), 60.0)
+        assert a.traffic("b").down < len(BLOB) + 100_000

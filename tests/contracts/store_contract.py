@@ -423,6 +423,19 @@ class StoreContract:
 
     # --- damage --------------------------------------------------------------------------------
 
+    async def test_what_can_be_sent_at_once_is_not_being_verified(self, home: Home) -> None:
+        small, large = b"small", bytes(LARGE_BLOB + 5)
+        async with opened(home) as store:
+            await store.commit([blob(small)])
+            async with store.incoming() as arriving:
+                await arriving.write(large)
+                await store.commit([await arriving.finish()])
+            for data in (small, large, b"not here"):
+                assert await store.verified(digest_of(data), 0.0)
+            assert list(store.verifying) == []
+            pieces = store.stream(digest_of(large), 0, 10)
+            assert [piece async for piece in pieces] == [large[:10]]
+
     @pytest.mark.parametrize("size", [1000, LARGE_BLOB + 100_000])
     async def test_a_damaged_blob_is_told_and_never_given(self, home: Home, size: int) -> None:
         good, bad = Random(1).randbytes(size), Random(2).randbytes(size)

@@ -1,11 +1,13 @@
 """kill -9 at random moments of everything that writes, against a log of what was acknowledged.
 
     python -m tests.e2e.crash_campaign [--rounds 200] [--seed 1] [--directory DIR]
+        [--segment-bytes 65536]
 
 One node is kept busy with puts of small and large blobs, with batches, and with what a peer has for
 it, and is killed. Now and then its index is deleted, so that it is also killed while it rebuilds
-it, and now and then it is killed as it starts. After each restart everything that was acknowledged
-has to be there, with the right hash; so has whatever it listed.
+it; now and then it is killed as it starts, and now and then while it scrubs. After each restart
+everything that was acknowledged has to be there, with the right hash; so has whatever it listed.
+With `--segment-bytes 65536` its segments are small; with 1 each commit has a segment of its own.
 """
 
 from __future__ import annotations
@@ -59,7 +61,10 @@ class Ledger:
 
 
 class Campaign:
-    def __init__(self, directory: Path, source: NodeProcess, seed: int) -> None:
+    def __init__(
+        self, directory: Path, source: NodeProcess, seed: int, segment_bytes: int | None = None
+    ) -> None:
+        self._segment_bytes = segment_bytes
         self._directory = directory
         self._source = source
         self._random = Random(seed)
@@ -80,6 +85,8 @@ class Campaign:
             node = self._start()
             threading.Event().wait(self._random.uniform(0.0, 0.2))
             node.kill()
+        if self._rounds % 4 == 2:
+            self._kill_in_a_scrub()
         self._feed()
         node = self._start()
         try:
@@ -92,7 +99,21 @@ class Campaign:
 
     def _start(self) -> ForkedNode:
         options = ("--peers", self._source.place, "--interval", "0.1")
-        return ForkedNode(self._directory, *options)
+        return ForkedNode(self._directory, *options, segment_bytes=self._segment_bytes)
+
+    def _kill_in_a_scrub(self) -> None:
+        """Have it scrub, and kill it; counted only when the scrub was under way just before."""
+        node = self._start()
+        try:
+            link = HTTPConnection(*node.address(), timeout=60)
+            until(lambda: _ask(link, "POST", "/v1/scrub/start")[0] == 200)
+            threading.Event().wait(self._random.uniform(0.0, 0.05))
+            said = json.loads(_ask(link, "GET", "/v1/scrub")[1])
+            link.close()
+        finally:
+            log = node.kill()
+        assert "Traceback" not in log, log
+        self.ledger.counts["killed in a scrub"] += said["state"] == "running"
 
     def check(self, where: tuple[str, int], *, everything: bool = False) -> None:
         """What was acknowledged is listed, and is what it should be."""
@@ -219,12 +240,12 @@ def _listing(link: HTTPConnection, prefix: str = "") -> set[str]:
     return names
 
 
-def run(directory: Path, rounds: int, seed: int) -> Ledger:
-    """A campaign; what it did. AssertionError when something was lost."""
+def run(directory: Path, rounds: int, seed: int, segment_bytes: int | None = None) -> Ledger:
+    """A campaign; what it did. AssertionError when something was lost, or nothing was shown."""
     source = NodeProcess(directory / "source")
     try:
         source.ready()
-        campaign = Campaign(directory / "victim", source, seed)
+        campaign = Campaign(directory / "victim", source, seed, segment_bytes)
         campaign.ledger.acknowledge([_first(source, campaign.ledger)], "seeded")
         victim = ForkedNode(directory / "victim", "--peers", source.place, "--interval", "0.1")
         try:
@@ -240,6 +261,10 @@ def run(directory: Path, rounds: int, seed: int) -> Ledger:
             campaign.check(victim.address(), everything=True)
         finally:
             victim.kill()
+        counts = campaign.ledger.counts
+        assert rounds < 4 or counts["killed in a scrub"], "void: it was never killed in a scrub"
+        segments = len(list((directory / "victim" / "segments").iterdir()))
+        counts["segments"] = segments
         return campaign.ledger
     finally:
         source.kill()
@@ -257,10 +282,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--directory", type=Path)
+    parser.add_argument("--segment-bytes", type=int)
     asked = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=asked.directory) as place:
-        ledger = run(Path(place), asked.rounds, asked.seed)
+        ledger = run(Path(place), asked.rounds, asked.seed, asked.segment_bytes)
     seconds = time.monotonic() - began
     told = ", ".join(f"{count} {what}" for what, count in sorted(ledger.counts.items()))
     print(f"{asked.rounds} rounds, seed {asked.seed}, {seconds:.0f} s: {told}; nothing lost")

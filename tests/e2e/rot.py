@@ -27,6 +27,7 @@ from mesh.store.care.verify import Finding, check
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
+from mesh.store.log.segments import SEGMENT_MAX
 from mesh.transport.base import Replica
 from mesh.transport.memory import MemoryNetwork
 from mesh.transport.native import NativePeer
@@ -56,8 +57,18 @@ class Outcome(NamedTuple):
 class Campaign:
     """Three equal data directories, made once; each run damages a copy of one of them."""
 
-    def __init__(self, base: Path, seed: int, *, small: int = 150, large: int = 2) -> None:
+    def __init__(
+        self,
+        base: Path,
+        seed: int,
+        *,
+        small: int = 150,
+        large: int = 2,
+        segment_bytes: int = SEGMENT_MAX,
+    ) -> None:
+        """`segment_bytes`: how large the segments of all nodes are."""
         self.base = base
+        self.segment_bytes = segment_bytes
         self.random = random = Random(seed)
         contents = [
             b"%d " % n + random.randbytes(random.choice((0, 50, 700, 5000))) for n in range(small)
@@ -71,7 +82,7 @@ class Campaign:
         """Fill the three directories, in batches and in an order of each one's own."""
         for name in NAMES:
             directory = DataDirectory.claim(self.base / name)
-            store = open_store(directory)
+            store = open_store(directory, self.segment_bytes)
             await store.open()
             left = list(self.contents.values())
             self.random.shuffle(left)
@@ -117,7 +128,8 @@ class Campaign:
         return Place(str(path.relative_to(work)), offset, kind)
 
     async def _heal(self, place: Place, work: Path) -> Outcome:
-        async with mesh_of({"a": self.base / "a", "b": work, "c": self.base / "c"}) as nodes:
+        places = {"a": self.base / "a", "b": work, "c": self.base / "c"}
+        async with mesh_of(places, self.segment_bytes) as nodes:
             b = nodes["b"]
             with anyio.fail_after(SECONDS):
                 some = self.random.sample(sorted(self.contents), 20)
@@ -160,13 +172,15 @@ def kind_of(path: Path) -> str:
     return "large" if path.parent.parent.name == "large" else path.name
 
 
-def open_store(directory: DataDirectory) -> DiskStore:
-    files = DiskFiles(directory.path)
-    return DiskStore(files, directory.path / "index.sqlite", Lane, Threads(2))
+def open_store(directory: DataDirectory, segment_bytes: int = SEGMENT_MAX) -> DiskStore:
+    files, index = DiskFiles(directory.path), directory.path / "index.sqlite"
+    return DiskStore(files, index, Lane, Threads(2), segment_bytes=segment_bytes)
 
 
 @asynccontextmanager
-async def mesh_of(places: dict[str, Path]) -> AsyncIterator[dict[str, Node]]:
+async def mesh_of(
+    places: dict[str, Path], segment_bytes: int = SEGMENT_MAX
+) -> AsyncIterator[dict[str, Node]]:
     """Nodes on these directories, each of which calls the others; b scrubs at once."""
     network = MemoryNetwork()
     async with AsyncExitStack() as stack:
@@ -174,7 +188,9 @@ async def mesh_of(places: dict[str, Path]) -> AsyncIterator[dict[str, Node]]:
         for name, path in places.items():
             claimed[name] = DataDirectory.claim(path)
             stack.callback(claimed[name].release)
-        nodes = {name: node_of(name, each, network) for name, each in claimed.items()}
+        nodes = {
+            name: node_of(name, each, network, segment_bytes) for name, each in claimed.items()
+        }
         group = await stack.enter_async_context(anyio.create_task_group())
         for name, node in nodes.items():
             network.attach(f"http://{name}:7280", node.service)
@@ -188,7 +204,9 @@ async def mesh_of(places: dict[str, Path]) -> AsyncIterator[dict[str, Node]]:
         group.cancel_scope.cancel()
 
 
-def node_of(name: str, directory: DataDirectory, network: MemoryNetwork) -> Node:
+def node_of(
+    name: str, directory: DataDirectory, network: MemoryNetwork, segment_bytes: int
+) -> Node:
     peers = tuple(f"{other}:7280" for other in NAMES if other != name)
     config = Config(peers=peers, interval_seconds=0.5, scrub_bytes_per_second=10**11)
 
@@ -197,13 +215,15 @@ def node_of(name: str, directory: DataDirectory, network: MemoryNetwork) -> Node
         return NativePeer(wire, address.place, directory.node_id)
 
     identity = Identity(directory.node_id, name.encode() * 8, name)
-    store = open_store(directory)
+    store = open_store(directory, segment_bytes)
     return Node(config, identity, store, connect, Threads(2), Random(name))
 
 
-def outcomes(places: int, seed: int, base: Path) -> Iterator[Outcome]:
+def outcomes(
+    places: int, seed: int, base: Path, segment_bytes: int = SEGMENT_MAX
+) -> Iterator[Outcome]:
     """So many runs, one after the other."""
-    campaign = Campaign(base, seed)
+    campaign = Campaign(base, seed, segment_bytes=segment_bytes)
     anyio.run(campaign.prepare)
     for _ in range(places):
         yield anyio.run(campaign.run)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from mesh.store.log.segments import SEGMENT_MAX
 from tests.e2e.rot import outcomes
 
 
@@ -22,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--places", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--segment-bytes", type=int, default=SEGMENT_MAX)
     parser.add_argument("--verbose", action="store_true", help="say what came of each place")
     options = parser.parse_args()
     logging.getLogger("mesh").setLevel(logging.CRITICAL)
@@ -29,7 +31,7 @@ def main() -> None:
     kinds: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as base:
-        for outcome in outcomes(options.places, options.seed, Path(base)):
+        for outcome in outcomes(options.places, options.seed, Path(base), options.segment_bytes):
             kinds[outcome.place.kind] += 1
             notes[outcome.note] += 1
             if options.verbose:

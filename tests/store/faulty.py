@@ -97,6 +97,9 @@ class MemoryFiles:
             self._writing(name)
             self._folders[name] = _Folder()
 
+    def check(self) -> None:
+        pass
+
     def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
         self._writing(name)
         folder, base = self._split(name)
@@ -186,6 +189,9 @@ class _MemoryAppender:
     def sync(self) -> None:
         self._content.sync()
 
+    def check(self) -> None:
+        self._disk.open(self._name)
+
     def close(self) -> None:
         pass
 
@@ -245,6 +251,9 @@ class FaultyFiles:
 
     def make_directory(self, name: str) -> None:
         self.call("make_directory", name, lambda: self.disk.make_directory(name))
+
+    def check(self) -> None:
+        self.disk.check()
 
     def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
         verb = "create" if create else "append_to"
@@ -323,6 +332,9 @@ class _FaultyAppender:
 
     def sync(self) -> None:
         self._faults.sync(self._name, self._file)
+
+    def check(self) -> None:
+        self._faults.call("check", self._name, self._file.check)
 
     def close(self) -> None:
         self._faults.call("close", self._name, self._file.close)

@@ -6,25 +6,31 @@ Bytes are flipped in the files themselves, from the outside, while the store is 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
+from typing import Any, TypeVar
 
+import anyio
 import pytest
 
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
-from mesh.offload import Inline
-from mesh.store.base import Blob, Cursor, Damage, Totals
+from mesh.offload import Inline, Offload
+from mesh.store.base import Blob, Cursor, Damage, Totals, Verifying
 from mesh.store.care.discard import ASIDE_BYTES
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
 from mesh.store.large.pieces import PIECE, Sums, decode_sums, encode_sums, piece_sum, sum_at
+from mesh.store.layout import large_name
+from tests.store.faulty import FaultyFiles, MemoryFiles
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 HEADER, SEGMENT_HEADER = 56, 40  # docstring of mesh/store/log/segments.py
 ONE, TWO, THREE = b"one", b"two" * 10, b"three" * 100
@@ -50,9 +56,9 @@ class Place:
         self.sums = self.large.with_name(self.large.name + ".sums")
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[DiskStore]:
-        index = self.root / "index.sqlite"
-        store = DiskStore(DiskFiles(self.root), index, lambda _: Inline(), Inline(), lambda: NOW)
+    async def opened(self, work: Offload | None = None) -> AsyncIterator[DiskStore]:
+        index, work = self.root / "index.sqlite", work or Inline()
+        store = DiskStore(DiskFiles(self.root), index, lambda _: Inline(), work, lambda: NOW)
         try:
             await store.open()
             store.watch(self.damages.append, lambda: None)
@@ -176,6 +182,66 @@ async def test_sums_that_are_lost_are_made_anew_from_a_good_blob(place: Place, s
         await scrub(store)
         await holds(store, ONE, TWO, THREE, LARGE)
     assert place.damages == []
+
+
+async def test_a_verification_is_shared_and_outlives_who_asked_for_it() -> None:
+    data = bytes(5 * LARGE_BLOB)
+    files = FaultyFiles(MemoryFiles())
+    name = large_name(digest_of(data))
+    store = DiskStore(files, None, lambda _: Inline(), Inline())
+    await store.open()
+    async with store.incoming() as arriving:
+        await arriving.write(data)
+        await store.commit([await arriving.finish()])
+    files.remove(f"{name}.sums")
+    files.calls.clear()
+    assert not await store.verified(digest_of(data), 0.0)  # and whoever asked is gone
+    assert store.verifying == [Verifying(digest_of(data), 0, len(data))]
+    got: list[bytes] = []
+
+    async def read() -> None:
+        pieces = store.stream(digest_of(data), 0, 10)
+        got.append(b"".join([piece async for piece in pieces]))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(store.run)
+        async with anyio.create_task_group() as readers:
+            for _ in range(3):
+                readers.start_soon(read)
+        group.cancel_scope.cancel()
+    assert got == [data[:10]] * 3
+    assert store.verifying == []
+    # Once in steps of 4 MiB, and a piece for each reader.
+    assert files.calls.count(f"read {name}") == 5 + 3
+    await store.close()
+
+
+class Gate(Inline):
+    """Runs what it is given, but reads no more than the beginning until it is let through."""
+
+    def __init__(self) -> None:
+        self.open = anyio.Event()
+
+    async def __call__(self, func: Callable[..., T], *args: Any) -> T:
+        if getattr(func, "__name__", "") == "step":
+            await self.open.wait()
+        return await super().__call__(func, *args)
+
+
+@pytest.mark.parametrize("driven", [True, False])
+async def test_a_stream_says_that_its_blob_is_being_verified(place: Place, driven: bool) -> None:
+    place.sums.unlink()
+    gate = Gate()
+    async with place.opened(gate) as store, anyio.create_task_group() as group:
+        if driven:
+            group.start_soon(store.run)
+        async with aclosing(store.stream(NAME, 0, 10)) as pieces:
+            assert await anext(pieces) == b""
+            assert await anext(pieces) == b""
+            assert [each.digest for each in store.verifying] == [NAME]
+            gate.open.set()
+            assert b"".join([piece async for piece in pieces]) == LARGE[:10]
+        group.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("state", ["missing", "flipped"])

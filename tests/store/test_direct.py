@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh.store.direct import open_direct
 from mesh.store.files import DiskFiles
-from mesh.store.large.direct import open_direct
 
 MIB = 2**20
 

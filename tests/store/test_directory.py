@@ -88,6 +88,16 @@ def test_an_identity_that_was_being_made_is_made_anew(tmp_path: Path) -> None:
     assert claimed(tmp_path) == claimed(tmp_path)
 
 
+def test_a_link_in_place_of_an_identity_that_is_being_made_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"theirs")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "node.new").symlink_to(outside)
+    DataDirectory.claim(tmp_path / "data").release()
+    assert outside.read_bytes() == b"theirs"
+    assert not (tmp_path / "data" / "node.json").is_symlink()
+
+
 def test_unknown_keys_of_an_identity_are_ignored(tmp_path: Path) -> None:
     text = json.dumps({"node_id": NODE_ID, "format": 1, "made": "later"})
     assert claimed(write_identity(tmp_path / "d", text)).hex() == NODE_ID

@@ -23,7 +23,7 @@ from mesh.offload import Inline
 from mesh.store.base import Damage, Totals
 from mesh.store.disk import DiskStore
 from mesh.store.files import Appender, Files
-from mesh.store.log.recovery import large_name
+from mesh.store.layout import large_name
 from mesh.store.log.segments import RECORD_HEADER, SEGMENT_HEADER, segment_name
 from tests.store.faulty import FaultyFiles, Killed, MemoryFiles
 

@@ -22,7 +22,7 @@ from mesh.errors import Full, StoreError
 from mesh.offload import Inline
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles, Files
-from mesh.store.log.recovery import large_name
+from mesh.store.layout import large_name
 from tests.store.faulty import FaultyFiles, Killed, MemoryFiles
 
 pytestmark = pytest.mark.anyio
@@ -147,6 +147,43 @@ async def test_a_commit_that_fails_keeps_what_came() -> None:
         assert await content(store) == DATA
 
 
+@pytest.mark.parametrize("refused", ["told", "cancelled"])
+async def test_a_blob_whose_commit_was_never_asked_for_can_be_gone_on_with(refused: str) -> None:
+    """The disk is full, say: it was refused before the store heard of it."""
+    disk = MemoryFiles()
+    async with opened(disk) as store:
+        with anyio.CancelScope() as scope, suppress(Full):
+            async with store.resume(NAME, b"0") as arriving:
+                assert arriving is not None
+                await arriving.write(DATA)
+                await arriving.finish()  # what it gives is held by nobody
+                if refused == "told":
+                    raise Full("no room")
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert await store.partials() == [Kept(NAME, len(DATA), False, True)]
+        async with store.resume(NAME, b"1") as again:
+            assert again is not None
+            assert again.progress.size == len(DATA)
+            await store.commit([await again.finish()])
+            await again.done()
+        assert await content(store) == DATA
+        assert await store.partials() == []
+
+
+async def test_the_record_of_another_blob_is_none() -> None:
+    disk = MemoryFiles()
+    async with opened(disk) as store, store.resume(NAME, b"0") as arriving:
+        assert arriving is not None
+        await arriving.write(DATA[:1_000_000])
+    other = digest_of(b"another one")
+    for suffix in ("", ".log"):
+        disk.rename(f"{FILE}{suffix}", f"partial/{other.hex()}{suffix}")
+    async with opened(disk) as store, store.resume(other, b"1") as arriving:
+        assert arriving is not None
+        assert arriving.progress.size == 0
+
+
 async def test_a_blob_that_is_being_committed_is_not_touched() -> None:
     disk = MemoryFiles()
     async with opened(disk) as store:
@@ -175,7 +212,7 @@ async def test_a_blob_that_nobody_would_commit_goes_on_from_its_end(saves: bool)
             if saves:
                 await arriving.save()
             await arriving.finish()
-        assert await store.partials() == [Kept(NAME, len(DATA), False)]
+        assert await store.partials() == [Kept(NAME, len(DATA), False, True)]
         async with store.resume(NAME, b"1") as arriving:
             assert arriving is not None
             assert arriving.progress.size == len(DATA)

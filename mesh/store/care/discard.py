@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-import msgspec
-
 from mesh.core.digest import Digest, digest_of
 from mesh.store.base import RECORD, WHOLE, Damage, Wanted
 from mesh.store.faults import means_damage
 from mesh.store.files import Files
 from mesh.store.large.pieces import sums_name
+from mesh.store.layout import large_name
 from mesh.store.log.index import Row
-from mesh.store.log.recovery import Loss, large_name
+from mesh.store.log.losses import encode_loss
 from mesh.store.log.segments import BLOB, LARGE, LOST, RECORD_HEADER, find_record, segment_name
 from mesh.store.reading import LargeFile, Records, Rotten
 
@@ -33,7 +32,7 @@ ASIDE_BYTES = 1024**3
 _REASON = 400  # characters; a path and what the system says of it
 
 
-class Judged(NamedTuple):
+class Verdict(NamedTuple):
     """What to log, and what becomes of a row.
 
     `record`: as SegmentWriter.append takes it; `gone`: the row to remove; `moved`: where the
@@ -46,7 +45,7 @@ class Judged(NamedTuple):
     wanted: Wanted | None = None
 
 
-def judge(files: Files, row: Row | None, damage: Damage, now: float) -> Judged | None:
+def reexamine(files: Files, row: Row | None, damage: Damage, now: float) -> Verdict | None:
     """Look again at what was reported; None when it is as it should be. Raises OSError.
 
     A blob that is lost is set aside.
@@ -60,20 +59,20 @@ def judge(files: Files, row: Row | None, damage: Damage, now: float) -> Judged |
             return None
         log.warning("the record of blob %s is damaged: written anew", row.digest.hex())
         kind, body = (LARGE, b"") if row.large else (BLOB, data)
-        return Judged(record=(kind, row.digest, row.size, body), gone=row)
+        return Verdict(record=(kind, row.digest, row.size, body), gone=row)
     moved = None if fits else _elsewhere(files, row)
     if moved is not None:
         log.warning("the index was wrong about blob %s: put right", row.digest.hex())
-        return Judged(gone=row, moved=moved)
+        return Verdict(gone=row, moved=moved)
     _set_aside(files, row)
     return _lost(row, damage, now)
 
 
-def _lost(row: Row | None, damage: Damage, now: float) -> Judged:
+def _lost(row: Row | None, damage: Damage, now: float) -> Verdict:
     log.error("blob %s is damaged, and wanted from peers: %s", damage.digest.hex(), damage.reason)
     wanted = Wanted(damage.digest, damage.reason[:_REASON], now)
-    body = msgspec.json.encode(Loss(wanted.reason, now))
-    return Judged(record=(LOST, damage.digest, len(body), body), gone=row, wanted=wanted)
+    body = encode_loss(wanted)
+    return Verdict(record=(LOST, damage.digest, len(body), body), gone=row, wanted=wanted)
 
 
 def _record(files: Files, row: Row) -> tuple[bool, bytes]:
@@ -163,13 +162,13 @@ def _next_name(files: Files, digest: Digest, size: int) -> str:
     return f"damaged/{max(numbers, default=0) + 1:08d}-{digest.hex()}"
 
 
-def judged(
+def reexamine_all(
     files: Files, rows: dict[Digest, Row], damages: Sequence[Damage], now: float
-) -> list[Judged]:
+) -> list[Verdict]:
     """All that has to be done about `damages`, each blob once."""
     last = {damage.digest: damage for damage in damages}
     for damage in damages:
         if damage.piece != RECORD:
             last[damage.digest] = damage  # worse than a damaged record
-    found = (judge(files, rows.get(digest), damage, now) for digest, damage in last.items())
+    found = (reexamine(files, rows.get(digest), damage, now) for digest, damage in last.items())
     return [each for each in found if each is not None]

@@ -23,8 +23,12 @@ _TRIAL_NAME = "tmp/trial"
 
 
 def room_of(files: Files) -> Room:
-    """How much room there is; ReadOnly when the file system takes no writes."""
+    """How much room there is; ReadOnly when the file system takes no writes.
+
+    StoreError when the directory is another one than at the start: removed, or unmounted.
+    """
     with translated("cannot write"):
+        files.check()
         space = files.space()
         if space.read_only:
             raise OSError(errno.EROFS, "the file system is mounted read-only")
@@ -78,6 +82,10 @@ class Lenient:
     def make_directory(self, name: str) -> None:
         """As far as possible."""
         self._try(self._files.make_directory, name)
+
+    def check(self) -> None:
+        """See Files."""
+        self._files.check()
 
     def append_to(self, name: str, *, create: bool, bulk: bool = False) -> Appender:
         """Only for a sync of what is there; where nothing is written, nothing is to be synced."""
@@ -136,6 +144,9 @@ class _Nothing:
         raise OSError(errno.EROFS, f"{len(pieces)} pieces cannot be written")
 
     def sync(self) -> None:
+        pass
+
+    def check(self) -> None:
         pass
 
     def close(self) -> None:

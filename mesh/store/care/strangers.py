@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from mesh.store.files import Files, Listed
-from mesh.store.large.staged import PARTIAL
+from mesh.store.layout import PARTIAL
 from mesh.store.log.segments import segment_number
 
 # What a node makes there, and what a file system has at its own root.

@@ -18,7 +18,7 @@ from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.pieces import PIECE
 from mesh.store.log.index import Index, Row
-from mesh.store.log.recovery import mark_is_beyond, segments
+from mesh.store.log.recovery import NEWER, segments, unfit
 from mesh.store.log.segments import (
     LOST,
     RECORD_HEADER,
@@ -74,8 +74,9 @@ def _check(files: Files, index: Index, *, read_data: bool) -> Iterator[Finding |
     except IndexDamaged as error:
         yield Finding(f"the index is damaged: {error}; `mesh store rebuild` makes it anew", True)
         return
-    if mark_is_beyond(files, index):
-        yield Finding("the index knows more than the log holds; a start makes it anew", True)
+    if what := unfit(files, index):
+        more = "knows more than the log holds" if what == NEWER else f"is {what}"
+        yield Finding(f"the index {more}; a start makes it anew", True)
         return
     yield from _rows(files, index, read_data=read_data)
     if read_data:
@@ -93,7 +94,11 @@ def _opened(path: Path) -> tuple[Index | None, str]:
         return None, "is missing"
     try:
         index = Index(str(path), write=False)
-        index.state()
+        try:
+            index.state()
+        except BaseException:
+            index.close()
+            raise
     except IndexDamaged as error:
         return None, f"is damaged: {error}"
     except sqlite3.DatabaseError as error:
@@ -147,10 +152,10 @@ def _read(file: LargeFile) -> None:
 
 def _log(files: Files, index: Index) -> Iterator[Finding]:
     """What stands in the log and is not in the index."""
-    state = index.state()
+    mark = index.state().mark
     sizes = segments(files)
     for number in sorted(sizes):
-        behind = (number, sizes[number]) > (state.segment, state.offset)
+        behind = (number, sizes[number]) > (mark.segment, mark.offset)
         for piece in scan(files.open(segment_name(number)), SEGMENT_HEADER):
             if isinstance(piece, Bad):
                 yield Finding(_bad(number, piece), False)
@@ -205,7 +210,7 @@ def stats(files: Files, path: Path) -> StoreStats:
 
 
 def _stats(files: Files, index: Index, path: Path) -> StoreStats:
-    totals = Totals(*index.state()[2:4])
+    totals = Totals(*index.state()[1:3])
     large, large_bytes = index.large()
     sizes = segments(files)
     aside: list[int] = []

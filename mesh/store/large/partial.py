@@ -29,10 +29,10 @@ from mesh.store.base import Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files, Reader
 from mesh.store.large.pieces import Sums
-from mesh.store.large.staged import PARTIAL as FOLDER
 from mesh.store.large.staged import StagedFile
+from mesh.store.layout import PARTIAL as FOLDER
+from mesh.store.layout import large_name
 from mesh.store.log.index import Index
-from mesh.store.log.recovery import large_name
 
 log = logging.getLogger("mesh")
 
@@ -201,7 +201,7 @@ class PartialFile:
 
     def _note(self, line: _Head | _Saved) -> None:
         log, self._log = _usable(self._log), None  # one that fails is not used again
-        log.append([_line(line)])
+        log.append([_line(self._digest, line)])
         log.sync()
         self._log = log
 
@@ -388,7 +388,7 @@ def read_record(files: Files, digest: Digest) -> tuple[Progress | None, int]:
             said = _LINE.read(line[9:])
         except Undecodable:
             break
-        if line != _line(said):
+        if line != _line(digest, said):
             break
         end += len(line)
         if isinstance(said, _Head):
@@ -398,9 +398,10 @@ def read_record(files: Files, digest: Digest) -> tuple[Progress | None, int]:
     return progress, end
 
 
-def _line(said: _Head | _Saved) -> bytes:
+def _line(digest: Digest, said: _Head | _Saved) -> bytes:
+    """A line; the checksum begins with the digest, so that another blob's record is none."""
     text = msgspec.json.encode(said)
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    return b"%08x %s\n" % (zlib.crc32(text, zlib.crc32(digest)), text)
 
 
 def _listed(files: Files) -> dict[Digest, tuple[int, bool]]:

@@ -17,13 +17,10 @@ from mesh.store.base import Blob, Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files
 from mesh.store.large.pieces import Sums, encode_sums, sums_name
-from mesh.store.log.recovery import large_name
+from mesh.store.layout import PARTIAL, large_name
 
 # Bytes handed to a thread at a time: hashing a MiB takes 1.5 ms, the hand-over 0.05 ms.
 _PIECE = 1024 * 1024
-
-# Where large blobs that arrive in several goes are (store/partial.py).
-PARTIAL = "partial"
 
 
 class StagedFile(NamedTuple):

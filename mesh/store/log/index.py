@@ -23,7 +23,7 @@ from mesh.store.faults import IndexDamaged
 # A parameter each; SQLite allows 32,766, but the statement is prepared anew for every length.
 _GROUP = 500
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (
@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS state (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     segment INTEGER NOT NULL,  -- the mark: everything before (segment, offset) is indexed
     offset INTEGER NOT NULL,
+    salt BLOB NOT NULL,        -- of that segment: it tells this log from any other
     blobs INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     sums INTEGER NOT NULL,     -- the checksums of all rows, added up
@@ -73,20 +74,29 @@ class Row(NamedTuple):
         return crc32(_ROW.pack(*self))
 
 
-class State(NamedTuple):
-    """The mark and the totals, written in the transaction that they describe."""
+class Mark(NamedTuple):
+    """A place in one certain log: everything before it is indexed.
+
+    `salt`: of the segment, which no other log has; b"" when the segment's header is damaged.
+    """
 
     segment: int
     offset: int
+    salt: bytes
+
+
+class State(NamedTuple):
+    """The mark and the totals, written in the transaction that they describe."""
+
+    mark: Mark
     blobs: int
     bytes: int
     sums: int
 
-    def moved(self, segment: int, offset: int, new: Sequence[Row], gone: Sequence[Row]) -> State:
+    def moved(self, mark: Mark, new: Sequence[Row], gone: Sequence[Row]) -> State:
         """The state after a transaction that adds and removes rows."""
         return State(
-            segment,
-            offset,
+            mark,
             self.blobs + len(new) - len(gone),
             self.bytes + sum(row.size for row in new) - sum(row.size for row in gone),
             self.sums + sum(row.sum for row in new) - sum(row.sum for row in gone),
@@ -105,6 +115,8 @@ class Index:
             self._db.execute("PRAGMA cache_size = -16384")
             if write:
                 self._create()
+            else:
+                self._check_version()
         except UnicodeDecodeError as error:
             # SQLite's message quotes what it found, and that is not text.
             self._db.close()
@@ -118,16 +130,21 @@ class Index:
         # never the order of them, and the log behind the mark brings them back.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _SCHEMA_VERSION):
-            raise IndexDamaged(f"it is of version {version}")
+        self._check_version(0)
         self._db.executescript(_SCHEMA)
-        empty = State(0, 0, 0, 0, 0)
+        empty = State(Mark(0, 0, b""), 0, 0, 0)
         self._db.execute(
-            "INSERT OR IGNORE INTO state VALUES (1, ?, ?, ?, ?, ?, ?)", (*empty, _own(empty))
+            "INSERT OR IGNORE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+            (*empty.mark, *empty[1:], _own(empty)),
         )
         self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self.state()
+
+    def _check_version(self, *also: int) -> None:
+        """IndexDamaged for an index of an older or a newer program: it is made anew."""
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version not in (_SCHEMA_VERSION, *also):
+            raise IndexDamaged(f"it is of version {version}")
 
     def load(self, path: str) -> None:
         """Take over the content of another index file that nobody else has open."""
@@ -145,35 +162,35 @@ class Index:
 
     def state(self) -> State:
         """The mark and the totals; IndexDamaged when they are not what was written."""
-        query = "SELECT segment, offset, blobs, bytes, sums, own FROM state"
+        query = "SELECT salt, segment, offset, blobs, bytes, sums, own FROM state"
         row = self._db.execute(query).fetchone()
-        if row is None or any(type(value) is not int for value in row):
+        if row is None or type(row[0]) is not bytes or any(type(n) is not int for n in row[1:]):
             raise IndexDamaged("its state is gone")
-        state = State(*row[:5])
-        if _own(state) != row[5]:
+        salt, segment, offset, *totals, own = row
+        state = State(Mark(segment, offset, salt), *totals)
+        if _own(state) != own:
             raise IndexDamaged("its state is not what was written")
         return state
 
     # --- writing -----------------------------------------------------------------------------
 
-    def add(self, rows: Sequence[Row], segment: int, offset: int) -> State:
+    def add(self, rows: Sequence[Row], mark: Mark) -> State:
         """Insert `rows`, distinct and new, and move the mark in one transaction; the new state.
 
         What is here again is not wanted any more.
         """
-        return self.change(rows, (), (), segment, offset)
+        return self.change(rows, (), (), mark)
 
     def change(
         self,
         new: Sequence[Row],
         gone: Sequence[Row],
         wanted: Sequence[Wanted],
-        segment: int,
-        offset: int,
+        mark: Mark,
     ) -> State:
         """Remove rows, add rows, and note what is wanted, with the mark, in one transaction."""
         with self._transaction():
-            state = self.state().moved(segment, offset, new, gone)
+            state = self.state().moved(mark, new, gone)
             digests = [(row.digest,) for row in new]
             self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(r.digest,) for r in gone])
             self._db.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?)", new)
@@ -181,8 +198,9 @@ class Index:
                 self._db.executemany("DELETE FROM wanted WHERE digest = ?", digests)
             self._db.executemany("INSERT OR REPLACE INTO wanted VALUES (?, ?, ?)", wanted)
             self._db.execute(
-                "UPDATE state SET segment = ?, offset = ?, blobs = ?, bytes = ?, sums = ?, own = ?",
-                (*state, _own(state)),
+                "UPDATE state SET segment = ?, offset = ?, salt = ?, blobs = ?, bytes = ?, "
+                "sums = ?, own = ?",
+                (*mark, *state[1:], _own(state)),
             )
         return state
 
@@ -237,6 +255,11 @@ class Index:
         )
         return list(map(_row, self._db.execute(query, (segment, offset, limit))))
 
+    def in_segment(self, segment: int) -> Iterator[Row]:
+        """All rows of one segment, as they stand there."""
+        query = "SELECT digest, segment, offset, size FROM blobs WHERE segment = ? ORDER BY offset"
+        return map(_row, self._db.execute(query, (segment,)))
+
     def digests(self) -> Iterator[bytes]:
         """All digests, ascending, joined in chunks; IndexDamaged unless all rows are as written."""
         self._db.execute("BEGIN")
@@ -260,7 +283,7 @@ class Index:
                 sums += _sum(row)
             blobs += len(rows)
             yield b"".join(row[0] for row in rows)
-        if (blobs, size, sums) != state[2:]:
+        if (blobs, size, sums) != state[1:]:
             raise IndexDamaged("its rows are not what was written")
 
     def wanted(self, limit: int) -> tuple[int, list[Wanted]]:
@@ -296,7 +319,8 @@ class Index:
 
 
 def _own(state: State) -> int:
-    return crc32(_STATE.pack(*state))
+    mark, *totals = state
+    return crc32(_STATE.pack(mark.segment, mark.offset, *totals) + mark.salt)
 
 
 def _sum(row: Sequence[object]) -> int:

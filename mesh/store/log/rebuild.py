@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mesh.store.faults import translated
 from mesh.store.files import Files
-from mesh.store.large.staged import PARTIAL
+from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index
 from mesh.store.log.recovery import Found, recover
-
-DIRECTORIES = ("segments", "large", "tmp", "damaged", PARTIAL)
 
 
 def remove_index(path: Path) -> None:
@@ -20,13 +21,26 @@ def remove_index(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
+def check_index_files(path: Path) -> None:
+    """OSError when one of SQLite's files is a link or no file: SQLite would write through it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        name = f"{path}{suffix}"
+        with suppress(FileNotFoundError):
+            mode = Path(name).stat(follow_symlinks=False).st_mode
+            if stat.S_ISLNK(mode):
+                raise OSError(errno.ELOOP, "is a symbolic link", name)
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EISDIR, "is not a file", name)
+
+
 def rebuild(files: Files, path: Path, progress: Callable[[int, int], None]) -> str:
     """Rebuild the index of a store that nobody has open; in a line, what was found.
 
     `progress` is told how many bytes of the log were read, and of how many. When it is broken off,
     the next start, or another rebuild, goes on from there.
     """
-    with translated("cannot rebuild the index"):
+    with translated("cannot rebuild the index", path):
+        check_index_files(path)
         for directory in DIRECTORIES:
             files.make_directory(directory)
         remove_index(path)

@@ -1,4 +1,4 @@
-"""From the log to the index: adopt what the index does not know, cut what a crash left behind.
+"""From the log to the index: adopt what the index does not know, cut what a crash left.
 
 Used at every start for the tail behind the mark, and for everything when the index is gone.
 """
@@ -6,18 +6,16 @@ Used at every start for the tail behind the mark, and for everything when the in
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
-
-from mesh.core.digest import Digest, digest_of
-from mesh.decoding import json_of
-from mesh.errors import Undecodable
+from mesh.core.digest import digest_of
 from mesh.store.base import Wanted
 from mesh.store.faults import means_damage
-from mesh.store.files import Files, Reader
-from mesh.store.log.index import Index, Row
+from mesh.store.files import Files
+from mesh.store.layout import large_name
+from mesh.store.log.index import Index, Mark, Row
+from mesh.store.log.losses import decode_loss
 from mesh.store.log.segments import (
     LOST,
     RECORD_HEADER,
@@ -36,13 +34,6 @@ log = logging.getLogger("mesh")
 _ADOPT = 4096
 
 
-class Loss(msgspec.Struct, frozen=True):
-    """What follows the header of a LOST record, as JSON."""
-
-    reason: str
-    since: float
-
-
 class Found(NamedTuple):
     """What recovery did: records adopted, bytes cut off the end, bytes set aside as damaged."""
 
@@ -52,22 +43,52 @@ class Found(NamedTuple):
     last: int  # the highest segment number there is
 
 
-def large_name(digest: Digest) -> str:
-    """The file of a large blob."""
-    text = digest.hex()
-    return f"large/{text[:2]}/{text}"
-
-
 def segments(files: Files) -> dict[int, int]:
     """The segment files by number, with their sizes; other entries are left alone."""
     numbered = ((segment_number(entry.name), entry) for entry in files.list("segments"))
     return {number: entry.size for number, entry in numbered if number and entry.regular}
 
 
-def mark_is_beyond(files: Files, index: Index) -> bool:
-    """Whether the index knows more than the log holds, so that it cannot be trusted."""
-    state = index.state()
-    return state.segment > 0 and segments(files).get(state.segment, -1) < state.offset
+NEWER = "newer than the log"
+
+
+def unfit(files: Files, index: Index) -> str:
+    """Why an index is not one of this log, or not any more; "" when it is.
+
+    The salt of the segment in which the mark stands tells this log from any other: a log with
+    that segment has all that came before it, too.
+    """
+    mark, blobs, *_ = index.state()
+    if mark.segment == 0:
+        return "of no log" if blobs else ""
+    size = segments(files).get(mark.segment)
+    if size is None:
+        return NEWER
+    salt = read_salt(files.open(segment_name(mark.segment)))
+    if salt is not None and salt != mark.salt:
+        return "of another log"
+    return NEWER if size < mark.offset else ""
+
+
+def cut_off(files: Files, index: Index) -> list[Wanted]:
+    """What an index of this log knows, and what its last segment has lost with its end.
+
+    All of it was acknowledged, so that it is wanted once the log has lost it.
+    """
+    mark = index.state().mark
+    size = segments(files).get(mark.segment, 0)
+    if not mark.segment or not SEGMENT_HEADER <= size < mark.offset:
+        return []
+    if read_salt(files.open(segment_name(mark.segment))) != mark.salt:
+        return []
+    where = f"{segment_name(mark.segment)} ends at {size}, and has ended at {mark.offset}"
+    rows = [row for row in index.in_segment(mark.segment) if _end(row) > size]
+    return [Wanted(row.digest, where, 0.0) for row in rows]
+
+
+def _end(row: Row) -> int:
+    """Where the record of a row ends."""
+    return row.offset + RECORD_HEADER + (0 if row.large else row.size)
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -77,23 +98,27 @@ def no_progress(_done: int, _total: int) -> None:
 def recover(
     files: Files, index: Index, progress: Callable[[int, int], None] = no_progress
 ) -> Found:
-    """Bring `index` up to the log. Only what follows the last good record is ever cut.
+    """Bring `index` up to the log.
+
+    Only the tail of the newest segment is ever cut, behind its last whole record: nothing else can
+    be what a write left that was broken off. All other damage stays where it is, and the blobs that
+    it still names are wanted.
 
     `progress` is told after each segment how many bytes of the log were looked at, and of how many.
     """
-    state = index.state()
+    mark = index.state().mark
     adopted = cut = damaged = done = 0
     sizes = segments(files)
     total = sum(sizes.values())
     for number in sorted(sizes):
         progress(done, total)
         done += sizes[number]
-        if number < state.segment:
+        if number < mark.segment:
             continue
-        start = state.offset if number == state.segment else SEGMENT_HEADER
-        if sizes[number] <= start and number == state.segment:
+        start = mark.offset if number == mark.segment else SEGMENT_HEADER
+        if sizes[number] <= start and number == mark.segment:
             continue
-        tail = _Tail(files, index, number, files.open(segment_name(number)), start)
+        tail = _Tail(files, index, number, start, newest=number == max(sizes))
         tail.run()
         adopted += tail.adopted
         cut += tail.cut
@@ -106,46 +131,56 @@ class _Tail:
     """One segment from some offset on."""
 
     def __init__(
-        self, files: Files, index: Index, number: int, segment: Reader, start: int
+        self, files: Files, index: Index, number: int, start: int, *, newest: bool
     ) -> None:
         self.adopted = self.cut = self.damaged = 0
         self._files = files
         self._index = index
         self._number = number
-        self._segment = segment
-        self._start = start
+        self._name = segment_name(number)
+        self._segment = files.open(self._name)
+        self._salt = read_salt(self._segment)
+        self._newest = newest
+        self._at = start
+        self._rows: list[Row] = []
 
     def run(self) -> None:
         end = self._segment.size
         if end < SEGMENT_HEADER:
-            # The crash came before the header was whole: no record was ever acknowledged here.
-            self._files.remove(segment_name(self._number))
-            self.cut += end
+            self._headless(end)
             return
         self._make_durable()
-        rows: list[Row] = []
-        mark = self._start
         for piece in self._pieces(end):
             if isinstance(piece, Bad):
-                self._adopt(rows, mark)
-                rows = []
-                self._damaged(piece, mark)
-                continue
-            mark = piece.end
-            if piece.kind == LOST:
-                self._adopt(rows, mark)
-                rows = []
-                self._lost(self._wanted(piece), mark)
-                continue
-            rows.append(Row(piece.digest, self._number, piece.offset, piece.size))
-            if len(rows) >= _ADOPT:
-                self._adopt(rows, mark)
-                rows = []
-        self._adopt(rows, mark)
+                self._adopt()
+                self._damaged(piece)
+            elif piece.kind == LOST:
+                self._adopt()
+                self._lost([self._loss(piece)], piece.end)
+            else:
+                self._rows.append(Row(piece.digest, self._number, piece.offset, piece.size))
+                self._at = piece.end
+                if len(self._rows) >= _ADOPT:
+                    self._adopt()
+        self._adopt()
+
+    @property
+    def _mark(self) -> Mark:
+        return Mark(self._number, self._at, self._salt or b"")
+
+    def _headless(self, end: int) -> None:
+        """Not even its own header is whole."""
+        if self._newest:
+            # The crash came before the header was whole: no record was ever acknowledged here.
+            self._files.remove(self._name)
+            self.cut += end
+        else:
+            log.warning("%s has only %d bytes left; left where it is", self._name, end)
+            self.damaged += end
 
     def _make_durable(self) -> None:
         """What is adopted counts as stored: it must not be in the system's memory alone."""
-        log = self._files.append_to(segment_name(self._number), create=False)
+        log = self._files.append_to(self._name, create=False)
         try:
             log.sync()
         finally:
@@ -153,41 +188,46 @@ class _Tail:
         self._files.sync_directory("segments")
 
     def _pieces(self, end: int) -> Iterator[Record | Bad]:
-        """The pieces of the segment; a bad last one is cut off instead."""
-        for piece in scan(self._segment, self._start):
+        """The pieces of the segment, without the end of it if that may be cut off."""
+        for piece in scan(self._segment, self._at):
             # A segment whose salt is lost is never cut: more of it may be good than can be told.
-            if isinstance(piece, Bad) and piece.end == end and read_salt(self._segment):
-                self._files.truncate(segment_name(self._number), piece.offset)
-                self.cut += piece.end - piece.offset
+            if isinstance(piece, Bad) and piece.end == end and self._newest and self._salt:
+                if piece.lost:
+                    yield piece._replace(end=piece.whole, torn=())
+                if piece.whole < end:
+                    self._files.truncate(self._name, piece.whole)
+                    self.cut += end - piece.whole
             else:
                 yield piece
 
-    def _damaged(self, piece: Bad, mark: int) -> None:
+    def _damaged(self, piece: Bad) -> None:
         self.damaged += piece.end - piece.offset
-        where = f"{segment_name(self._number)}: damaged from {piece.offset} to {piece.end}"
+        where = f"{self._name}: damaged from {piece.offset} to {piece.end}"
         log.warning("%s; left where it is", where)
-        for digest in piece.lost:
-            self._lost(Wanted(digest, where, 0.0), mark)
+        digests = dict.fromkeys((*piece.lost, *piece.torn))
+        self._lost([Wanted(digest, where, 0.0) for digest in digests], piece.end)
 
-    def _wanted(self, record: Record) -> Wanted:
+    def _loss(self, record: Record) -> Wanted:
         """What a LOST record says."""
         body = self._segment.read_at(record.offset + RECORD_HEADER, record.size)
-        try:
-            loss = json_of(Loss).read(body)
-        except Undecodable:
-            loss = Loss("not known any more", 0.0)
-        return Wanted(record.digest, loss.reason, loss.since)
+        return decode_loss(record.digest, record.version, body)
 
-    def _lost(self, wanted: Wanted, mark: int) -> None:
-        """A blob was lost at this place of the log; unless it is good where the index has it."""
-        row = next(self._index.find([wanted.digest]), None)
-        if row is None:
-            self._index.change((), (), [wanted], self._number, mark)
-        elif not (self._whole(row) if row.large else self._good(row)):
-            self._index.change((), [row], [wanted], self._number, mark)
+    def _lost(self, wanted: Sequence[Wanted], end: int) -> None:
+        """These were lost at this place of the log; those are not that the index has elsewhere,
+        and good.
 
-    def _good(self, row: Row) -> bool:
-        """Whether the bytes of a small blob are what they were."""
+        The mark moves in the same transaction: a crash between the two would forget the loss.
+        """
+        rows = {row.digest: row for row in self._index.find([each.digest for each in wanted])}
+        good = {row.digest for row in rows.values() if self._is_good(row)}
+        gone = [row for row in rows.values() if row.digest not in good]
+        self._at = end
+        self._index.change((), gone, [w for w in wanted if w.digest not in good], self._mark)
+
+    def _is_good(self, row: Row) -> bool:
+        """Whether a blob is what it was; of a large one, whether its file is there in full size."""
+        if row.large:
+            return self._is_whole(row)
         try:
             segment = self._files.open(segment_name(row.segment))
             return digest_of(segment.read_at(row.offset + RECORD_HEADER, row.size)) == row.digest
@@ -196,14 +236,21 @@ class _Tail:
                 return False
             raise
 
-    def _adopt(self, rows: list[Row], mark: int) -> None:
-        new = self._index.unknown([row.digest for row in rows])
-        new -= {row.digest for row in rows if row.large and not self._whole(row)}
-        fresh = {row.digest: row for row in rows if row.digest in new}
-        self._index.add(list(fresh.values()), self._number, mark)
+    def _adopt(self) -> None:
+        """Index what was found up to here. A large blob whose file is not whole is wanted."""
+        rows, self._rows = {row.digest: row for row in self._rows}, []
+        new = self._index.unknown(list(rows))
+        broken = {row.digest for row in rows.values() if row.large and not self._is_whole(row)}
+        fresh = [row for row in rows.values() if row.digest in new - broken]
+        wanted = [
+            Wanted(digest, f"{large_name(digest)} is gone, or has lost its end", 0.0)
+            for digest in broken
+            if digest in new
+        ]
+        self._index.change(fresh, (), wanted, self._mark)
         self.adopted += len(fresh)
 
-    def _whole(self, row: Row) -> bool:
+    def _is_whole(self, row: Row) -> bool:
         """Whether the file of a large blob is there in its full size."""
         try:
             return self._files.open(large_name(row.digest)).size == row.size

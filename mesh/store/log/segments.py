@@ -9,7 +9,9 @@ Numbers are big-endian. The checksum is BLAKE2b-64 of the 48 bytes before it, ke
 segment's salt, so that the bytes of a blob, which a stranger may choose, never pass for a record.
 A type-1 record is followed by `length` bytes; a type-2 record stands for a large blob of `length`
 bytes in a file of its own and has none. A type-3 record says that the blob `digest` was found
-damaged and is wanted; `length` bytes of JSON follow, with the reason and the time.
+damaged and is wanted; `length` bytes follow, with the reason and the time (log/losses.py).
+All records are of version 1, but for those of type 3, which are of version 2; of version 1 they
+had no checksum of their body, and are still read.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ _RECORD = Struct(">4sBBH32sQ8s")
 _MAGIC = b"MESHSEG1"
 _MARK = b"mREC"
 _VERSION = 1
+_LOST_VERSION = 2
 
 BLOB = 1
 LARGE = 2
@@ -52,6 +55,7 @@ class Record(NamedTuple):
     digest: Digest
     offset: int
     size: int
+    version: int = _VERSION
 
     @property
     def end(self) -> int:
@@ -60,11 +64,18 @@ class Record(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A stretch of a segment that is not a good record; `lost` are the blobs that it names."""
+    """A stretch of a segment without a good record.
+
+    `lost`: blobs whose header is right and whose bytes are not. `whole`: where the last of these
+    ends; a write that was broken off can only have left what stands behind. `torn`: blobs whose
+    header is right, and whose bytes would go on behind the end of the segment.
+    """
 
     offset: int
     end: int
+    whole: int
     lost: tuple[Digest, ...] = ()
+    torn: tuple[Digest, ...] = ()
 
 
 def segment_name(number: int) -> str:
@@ -85,7 +96,8 @@ def _checksum(salt: bytes, fields: bytes) -> bytes:
 
 
 def _record_header(salt: bytes, kind: int, digest: Digest, size: int) -> bytes:
-    fields = _RECORD.pack(_MARK, kind, _VERSION, 0, digest, size, b"")[:-8]
+    version = _LOST_VERSION if kind == LOST else _VERSION
+    fields = _RECORD.pack(_MARK, kind, version, 0, digest, size, b"")[:-8]
     return fields + _checksum(salt, fields)
 
 
@@ -95,12 +107,12 @@ class SegmentWriter:
     def __init__(self, files: Files, number: int) -> None:
         """Create segment `number`, durably by name."""
         self.number = number
-        self._salt = os.urandom(16)
+        self.salt = os.urandom(16)
         self._files = files
         name = segment_name(number)
         self._file: Appender = files.append_to(name, create=True)
         try:
-            fields = _SEGMENT.pack(_MAGIC, number, self._salt, b"")[:-8]
+            fields = _SEGMENT.pack(_MAGIC, number, self.salt, b"")[:-8]
             self._file.append([fields + hashlib.blake2b(fields, digest_size=8).digest()])
             files.sync_directory("segments")
         except OSError:
@@ -129,8 +141,9 @@ class SegmentWriter:
         pieces: list[bytes] = []
         at = self.size
         for kind, digest, size, data in records:
-            record = Record(kind, digest, at, size)
-            pieces.append(_record_header(self._salt, kind, digest, size))
+            version = _LOST_VERSION if kind == LOST else _VERSION
+            record = Record(kind, digest, at, size, version)
+            pieces.append(_record_header(self.salt, kind, digest, size))
             if data:
                 pieces.append(data)
             written.append(record)
@@ -139,6 +152,8 @@ class SegmentWriter:
         try:
             self._file.append(pieces)
             self._file.sync()
+            # Before anybody is told: bytes in a file that no name leads to are lost.
+            self._file.check()
         except OSError:
             self._seal(before)
             raise
@@ -149,6 +164,10 @@ class SegmentWriter:
             self._file.close()
         with suppress(OSError):
             self._files.truncate(segment_name(self.number), size)
+
+    def check(self) -> None:
+        """Raise OSError unless the segment still stands under its name."""
+        self._file.check()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -174,11 +193,14 @@ def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
     salt = read_salt(segment)
     end = segment.size
     at = max(start, SEGMENT_HEADER)
-    bad = at
+    bad = whole = at
     lost: list[Digest] = []
+    torn: list[Digest] = []
     while at < end:
         record = record_at(segment, salt, at)
         if record is None or record.end > end:
+            if record is not None and salt is not None and record.kind != LOST:
+                torn.append(record.digest)
             at = _next_mark(segment, at + 1, end)
             continue
         if not _is_good(segment, salt, record):
@@ -186,15 +208,16 @@ def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
                 at = _next_mark(segment, at + 1, end)
             else:  # its header is right, and so is the length in it
                 lost.append(record.digest)
-                at = record.end
+                at = whole = record.end
             continue
         if bad < at:
-            yield Bad(bad, at, tuple(lost))
+            yield Bad(bad, at, whole, tuple(lost), tuple(torn))
         lost.clear()
+        torn.clear()
         yield record
-        at = bad = record.end
+        at = bad = whole = record.end
     if bad < end:
-        yield Bad(bad, end, tuple(lost))
+        yield Bad(bad, end, whole, tuple(lost), tuple(torn))
 
 
 def record_at(segment: Reader, salt: bytes | None, at: int) -> Record | None:
@@ -207,13 +230,15 @@ def parse_record(header: bytes, salt: bytes | None, at: int) -> Record | None:
     if len(header) < RECORD_HEADER:
         return None
     magic, kind, version, _, digest, size, checksum = _RECORD.unpack(header)
-    if magic != _MARK or version != _VERSION or kind not in (BLOB, LARGE, LOST):
+    if magic != _MARK or kind not in (BLOB, LARGE, LOST):
+        return None
+    if version != _VERSION and not (kind == LOST and version == _LOST_VERSION):
         return None
     if salt is not None and _checksum(salt, header[:-8]) != checksum:
         return None
     if (size >= LARGE_BLOB) != (kind == LARGE):
         return None
-    return Record(kind, Digest(digest), at, size)
+    return Record(kind, Digest(digest), at, size, version)
 
 
 def find_record(segment: Reader, digest: Digest) -> Record | None:
@@ -236,7 +261,9 @@ def _is_good(segment: Reader, salt: bytes | None, record: Record) -> bool:
     if record.kind == LARGE:
         return True
     if record.kind == LOST:
-        return salt is not None  # nothing else vouches for it
+        # Nothing else vouches for it. What its header says is all that matters: its body only
+        # says why, and that one may be rotten.
+        return salt is not None
     data = segment.read_at(record.offset + RECORD_HEADER, record.size)
     return digest_of(data) == record.digest
 

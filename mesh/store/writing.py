@@ -10,17 +10,18 @@ from pathlib import Path
 
 from mesh.core.digest import Digest
 from mesh.errors import Full, ReadOnly, StoreError, one_line
-from mesh.store.base import Blob, Damage, Item, Totals, Wants
-from mesh.store.care.discard import judged
+from mesh.store.base import Blob, Damage, Item, Totals, Wanted, Wants
+from mesh.store.care.discard import reexamine_all
 from mesh.store.care.readonly import Lenient, index_in_memory, tried
 from mesh.store.care.strangers import strangers
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.partial import tidy
 from mesh.store.large.staged import StagedFile, publish, sweep, withdraw
-from mesh.store.log.index import Index, Row
-from mesh.store.log.rebuild import DIRECTORIES, note, remove_index
-from mesh.store.log.recovery import mark_is_beyond, recover, segments
+from mesh.store.layout import DIRECTORIES
+from mesh.store.log.index import Index, Mark, Row
+from mesh.store.log.rebuild import check_index_files, note, remove_index
+from mesh.store.log.recovery import cut_off, recover, segments, unfit
 from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
 log = logging.getLogger("mesh")
@@ -53,7 +54,7 @@ class Writer:
 
     def open(self) -> str:
         try:
-            with translated("cannot open the store"):
+            with translated("cannot open the store", self._path):
                 return self._recovered(self._files, self._open_index)
         except StoreError as error:
             if not self._unwritable(error):
@@ -61,7 +62,7 @@ class Writer:
             log.error("%s; reading goes on with an index in memory", one_line(error))
         self.close()
         self.in_memory = True
-        with translated("cannot open the store"):
+        with translated("cannot open the store", self._path):
             return f"the disk takes no writes; {self._recovered(Lenient(self._files), self._load)}"
 
     def _unwritable(self, error: StoreError) -> bool:
@@ -90,7 +91,7 @@ class Writer:
     def rebuild(self, error: IndexDamaged) -> None:
         """The index, from the log, while the store is open."""
         log.error("%s; rebuilding it from the log", error)
-        with translated("cannot rebuild the index"):
+        with translated("cannot rebuild the index", self._path):
             self.close()
             if self._path is not None and not self.in_memory:
                 remove_index(self._path)
@@ -107,7 +108,7 @@ class Writer:
 
     def _load(self) -> str:
         self.index = index_in_memory(self._path)
-        if mark_is_beyond(Lenient(self._files), self.index):
+        if unfit(Lenient(self._files), self.index):
             self.index.close()
             self.index = index_in_memory(None)
         return ""
@@ -123,31 +124,41 @@ class Writer:
         return ":memory:" if self._path is None else str(self._path)
 
     def _open_index(self) -> str:
-        """Open the index; throw it away when it is damaged or knows more than the log."""
+        """Open the index; throw it away when it is damaged, or not one of this log."""
         if self._path is None:
             self.index = Index(self._name, write=True)
             return ""
+        check_index_files(self._path)
         missing = not self._path.exists()
+        lost: list[Wanted] = []
         try:
             self.index = Index(self._name, write=True)
-            if not mark_is_beyond(self._files, self.index):
+            what = unfit(self._files, self.index)
+            if not what:
                 return "index was missing, rebuilt; " if missing and segments(self._files) else ""
-            why = "index was newer than the log, rebuilt; "
-            self.index.close()
+            why = f"index was {what}, rebuilt; "
+            lost = cut_off(self._files, self.index)
         except sqlite3.DatabaseError as error:
             if not unusable(error):
                 raise  # locked, or no room: nothing that a new index would cure
             why = f"index was damaged ({error}), rebuilt; "
         except IndexDamaged as error:
             why = f"index was damaged ({error}), rebuilt; "
+        self._close_index()
         remove_index(self._path)
         self.index = Index(self._name, write=True)
+        if lost:
+            log.error("%d blobs are wanted: %s", len(lost), lost[0].reason)
+            self.index.change((), (), lost, self.index.state().mark)
         return why
 
     def close(self) -> None:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
+        self._close_index()
+
+    def _close_index(self) -> None:
         if self.index is not None:
             self.index.close()
             self.index = None
@@ -182,19 +193,18 @@ class Writer:
             index = self._opened
             rows = {row.digest: row for row in index.find([each.digest for each in damages])}
             told = [d for d in damages if d.digest in rows or not index.is_wanted(d.digest)]
-            found = judged(self._files, rows, told, self._now())
+            found = reexamine_all(self._files, rows, told, self._now())
             records = [each.record for each in found if each.record is not None]
-            state = index.state()
+            mark = index.state().mark
             written: list[Record] = []
-            number, end = state.segment, state.offset
             if records:
                 segment, written = self._log(records)
-                number, end = segment.number, segment.size
-            new = [Row(r.digest, number, r.offset, r.size) for r in written if r.kind != LOST]
+                mark = _mark(segment)
+            new = [Row(r.digest, mark.segment, r.offset, r.size) for r in written if r.kind != LOST]
             new += [each.moved for each in found if each.moved is not None]
             gone = [each.gone for each in found if each.gone is not None]
             wanted = [each.wanted for each in found if each.wanted is not None]
-            index.change(new, gone, wanted, number, end)
+            index.change(new, gone, wanted, mark)
             known = {row.digest for row in index.find([each.digest for each in damages])}
         self._count()
         return [each.digest for each in damages if each.digest not in known]
@@ -208,7 +218,7 @@ class Writer:
             withdraw(self._files, staged)
             raise
         rows = [Row(each.digest, segment.number, each.offset, each.size) for each in records]
-        self._opened.add(rows, segment.number, segment.size)
+        self._opened.add(rows, _mark(segment))
 
     def _log(
         self, records: Sequence[tuple[int, Digest, int, bytes]]
@@ -233,6 +243,11 @@ class Writer:
             with suppress(FileExistsError):
                 self._segment = SegmentWriter(self._files, self._last)
         return self._segment
+
+
+def _mark(segment: SegmentWriter) -> Mark:
+    """Everything in the log up to here."""
+    return Mark(segment.number, segment.size, segment.salt)
 
 
 def _record(item: Item) -> tuple[int, Digest, int, bytes]:
