@@ -36,7 +36,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 KNOWN_TO = {
     "asyncio": (),
     "httpx": ("mesh/transport/http.py", "mesh/transport/pool.py"),
-    "httpcore": ("mesh/transport/pool.py",),
+    "httpcore": ("mesh/transport/duplex.py", "mesh/transport/pool.py"),
     "quart": ("mesh/server/",),
     "quart_trio": ("mesh/server/",),
     "hypercorn": ("mesh/server/",),

@@ -16,8 +16,8 @@ from mesh.errors import InputError, Misbehaved
 from mesh.node import Node
 from mesh.server.answers import json, page_limit, problem
 from mesh.server.metered import Metered
+from mesh.server.pauses import Pausing
 from mesh.store.base import Item
-from mesh.transport.pace import Paced
 from mesh.wire.frames import FrameReader, Kind
 
 # Uploads at a time; each may hold up to LARGE_BLOB bytes before it becomes a file. More wait.
@@ -103,7 +103,7 @@ class _Blobs:
             return await self._batch(chunks)
 
     def _upload(self) -> Metered:
-        return Metered(Paced(request.body, "upload"), self._uploads)
+        return Metered(Pausing(request.body, self._uploads), self._uploads)
 
     async def _batch(self, chunks: Metered) -> Response:
         tally = Tally()
