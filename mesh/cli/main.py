@@ -368,7 +368,7 @@ def version_command() -> None:
 def main() -> None:
     """The program. 0: done; 1: it could not be done; 2: it was asked wrongly.
 
-    128 and the number of the signal (130 for Ctrl-C, 143 for SIGTERM) when one ended it.
+    A signal: 128 and its number, 130 for Ctrl-C and 143 for SIGTERM.
     """
     _runner.claim()
     code = 0
@@ -386,7 +386,7 @@ def main() -> None:
     except* OSError as errors:
         code = _said(errors, 1)
     except* KeyboardInterrupt:
-        code = 128 + _runner.ended_by
+        code = 130
     sys.exit(code)
 
 

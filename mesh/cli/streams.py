@@ -54,6 +54,10 @@ class Outlet(io.RawIOBase):
         """Whether somebody looks at it."""
         return os.isatty(self._descriptor)
 
+    def abandon(self) -> None:
+        """Write nothing more: the command has ended, and its reader may take nothing for hours."""
+        self._failed = True
+
     def write(self, data: Any) -> int:
         """Write all of `data`, waiting for a reader where need be. OSError when that fails."""
         rest = memoryview(data).cast("B")

@@ -11,7 +11,7 @@ as a producer that pauses, is no longer waited for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import TypeVar
@@ -61,6 +61,8 @@ class Upload:
                 group.cancel_scope.cancel()
         finally:
             _CURRENT.reset(token)
+            if isinstance(self._body, AsyncGenerator):
+                await self._body.aclose()
         if failure is not None:
             raise failure
         return outcome[0]

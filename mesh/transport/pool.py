@@ -62,7 +62,8 @@ class Pool(httpx.AsyncBaseTransport):
                         scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
                     ),
                     headers=request.headers.raw,
-                    content=request.stream,
+                    # httpx's stream is a generator around the upload, and would be left open.
+                    content=duplex.current() or request.stream,
                     extensions=request.extensions,
                 )
             )
