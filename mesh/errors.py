@@ -45,12 +45,16 @@ class Misbehaved(PeerError):
 class Refused(PeerError):
     """The peer understood and declined: busy, another protocol version, not a node of ours.
 
-    `retry_after` is the peer's own wish in seconds, or None.
+    `retry_after` is the peer's own wish in seconds, or None; `status` the HTTP status of its
+    answer, or None where there was none.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after: float | None = None, status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.status = status
 
 
 class StoreError(MeshError):

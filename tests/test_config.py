@@ -660,6 +660,75 @@ def test_an_unknown_key_in_the_environment_is_an_error() -> None:
         load(None, {"MESH_INTERVALL_SECONDS": "1"}, {})
 
 
+MISSPELT = {
+    "MESH_PEER": "MESH_PEERS",
+    "MESH_PERES": "MESH_PEERS",
+    "MESH_INTERVAL_SECOND": "MESH_INTERVAL_SECONDS",
+    "MESH_INTERVAL_SECS": "MESH_INTERVAL_SECONDS",
+    "MESH_INTERVAL": "MESH_INTERVAL_SECONDS",
+    "MESH_KEYFILE": "MESH_KEY_FILE",
+    "MESH_KEY_FILES": "MESH_KEY_FILE",
+    "MESH_KEY": "MESH_KEY_FILE",
+    "MESH_PEER_KEYFILE": "MESH_PEER_KEY_FILE",
+    "MESH_MAX_BLOB": "MESH_MAX_BLOB_BYTES",
+    "MESH_MAXBLOBBYTES": "MESH_MAX_BLOB_BYTES",
+    "MESH_NODEID": "MESH_NODE_ID",
+    "MESH_LISTENS": "MESH_LISTEN",
+    "MESH_LISTNE": "MESH_LISTEN",
+    "MESH_DATTA": "MESH_DATA",
+    "MESH_BACK_END": "MESH_BACKEND",
+    "MESH_INSECUR": "MESH_INSECURE",
+    "MESH_READTHROUGH": "MESH_READ_THROUGH",
+    "MESH_SCRUB_DAY": "MESH_SCRUB_DAYS",
+}
+
+
+@pytest.mark.parametrize("variable", MISSPELT)
+def test_a_variable_that_is_nearly_a_setting_is_an_error(variable: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {MISSPELT[variable]}?"):
+        load(None, {variable: "1"}, {})
+
+
+FOREIGN = [
+    # Kubernetes, for services called mesh, mesh-data, mesh-peers, mesh-node and mesh-key.
+    *("MESH_SERVICE_HOST", "MESH_SERVICE_PORT", "MESH_SERVICE_PORT_HTTP", "MESH_PORT"),
+    *("MESH_PORT_7280_TCP", "MESH_PORT_7280_TCP_PROTO", "MESH_PORT_7280_TCP_PORT"),
+    *("MESH_PORT_7280_TCP_ADDR", "MESH_PORT_53_UDP_ADDR", "MESH_SERVICE_PORT_PEERS"),
+    *("MESH_DATA_SERVICE_HOST", "MESH_DATA_PORT", "MESH_DATA_PORT_80_TCP_ADDR"),
+    *("MESH_PEERS_SERVICE_PORT", "MESH_PEERS_PORT", "MESH_NODE_PORT", "MESH_NODE_SERVICE_HOST"),
+    *("MESH_KEY_PORT", "MESH_KEY_SERVICE_HOST", "MESH_NAME_PORT", "MESH_NAME_SERVICE_PORT_WEB"),
+    # Docker's links to a container called mesh, and to one that runs mesh itself.
+    *(
+        "MESH_ENV_PATH",
+        "MESH_ENV_MESH_PEERS",
+        "MESH_ENV_MESH_PEER",
+        "MESH_PORT_7280_TCP_PORT_START",
+    ),
+    # An image's own.
+    *("MESH_VERSION", "MESH_HOME", "MESH_IMAGE_TAG", "MESH_", "MESH_GIT_COMMIT", "MESH_USER"),
+]
+
+
+@pytest.mark.parametrize("variable", FOREIGN)
+def test_a_variable_that_is_somebody_elses_is_ignored(variable: str) -> None:
+    assert load(None, {variable: "tcp://10.0.0.1:7280"}, {}) == Config()
+
+
+def test_the_name_that_a_link_of_docker_gives_is_not_the_nodes() -> None:
+    assert load(None, {"MESH_NAME": "/web/mesh"}, {}) == Config()
+    with pytest.raises(ConfigError, match="name"):
+        load(None, {"MESH_NAME": "/web"}, {})
+
+
+@given(st.sampled_from(sorted(msgspec.structs.asdict(Config()))), st.data())
+def test_a_letter_too_few_or_too_many_is_never_ignored(key: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(key) - 1))
+    letter = data.draw(st.sampled_from(string.ascii_lowercase))
+    for typo in (key[:at] + key[at + 1 :], key[:at] + letter + key[at:]):
+        with pytest.raises(ConfigError):
+            load(None, {f"MESH_{typo.upper()}": "no value at all,"}, {})
+
+
 BAD_FILES = {
     "not TOML": ("listen = ", "is not TOML"),
     "a key twice": ("name = 'a'\nname = 'b'", "is not TOML"),
@@ -701,8 +770,11 @@ BAD_ENVIRONMENTS = {
     "MESH_BLOBSTASH_LISTING": ["", "overlong", "Exact"],
     "MESH_BACKEND": ["", "curio", "Trio"],
     "MESH_NODE_ID": ["", NODE_ID[1:], NODE_ID + "0", NODE_ID.upper(), NODE_ID[:-1] + "g"],
-    "MESH_LISTEN": ["host:abc", "0.0.0.0:80", "127.0.0.1:70000"],
+    "MESH_LISTEN": ["", "host:abc", "0.0.0.0:80", "127.0.0.1:70000"],
     "MESH_PEERS": [",", "a,,b", "a/b"],
+    "MESH_DATA": [""],
+    "MESH_KEY_FILE": [""],
+    "MESH_PEER_KEY_FILE": [""],
     "MESH_NAME": ["", "a b", "x" * 65, "größe", ".a", "-a", "_a", "a\n", "a/b", "a=b"],
 }
 
@@ -742,6 +814,22 @@ def test_a_reserve_is_no_less_than_nothing() -> None:
 def test_a_configuration_does_not_change() -> None:
     with pytest.raises(AttributeError):
         Config().name = "other"  # type: ignore[misc]
+
+
+def test_a_configuration_reads_no_file_after_it_was_made(tmp_path: Path) -> None:
+    keys, own = tmp_path / "keys", tmp_path / "own"
+    keys.write_text("one\ntwo\n")
+    own.write_text("mine\n")
+    config = load(
+        written(tmp_path, f'peers = ["a", {{ url = "b", key_file = "{own}" }}]'),
+        {"MESH_KEY_FILE": str(keys), "MESH_PEER_KEY_FILE": str(keys)},
+        {},
+    )
+    keys.unlink()
+    own.write_text("another")
+    assert [key.reveal() for key in config.accepted_keys()] == [b"one", b"two"]
+    assert [each.key and each.key.reveal() for each in config.addresses()] == [b"one", b"mine"]
+    assert config.shared_secret() == b"one"
 
 
 def test_two_peers_of_one_name_are_refused() -> None:

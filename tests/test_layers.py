@@ -51,7 +51,7 @@ STORE_LEVEL = {room: level for level, rooms in enumerate(STORE) for room in room
 KNOWN_TO = {
     "asyncio": (),
     "httpx": ("mesh/transport/http.py", "mesh/transport/repairs/"),
-    "httpcore": ("mesh/transport/repairs/",),
+    "httpcore": ("mesh/transport/duplex.py", "mesh/transport/repairs/"),
     "quart": ("mesh/server/",),
     "quart_trio": ("mesh/server/",),
     "hypercorn": ("mesh/server/",),
@@ -345,7 +345,7 @@ BROKEN = [
     ("mesh/wire/frames.py", "from mesh.store.base import Blob", "store is beside wire"),
     ("mesh/store/disk.py", "from mesh.wire import frames", "wire is beside store"),
     ("mesh/core/claims.py", "from mesh.config import Config", "config is above core"),
-    ("mesh/config.py", "from mesh.wire import frames", "wire is above config"),
+    ("mesh/config/loading.py", "from mesh.wire import frames", "wire is above config"),
     ("mesh/simulation/world.py", "import mesh.server", "server is beside simulation"),
     ("mesh/__main__.py", "import mesh", "__init__ is beside __main__"),
     # inside the store
@@ -452,7 +452,7 @@ FINE = [
     ),
     ("mesh/core/tree/tree.py", "from ..digest import Digest\nfrom ...errors import InputError"),
     ("mesh/core/schedule.py", "from random import Random\ndef f(random: Random): random.random()"),
-    ("mesh/config.py", "from mesh.errors import ConfigError"),
+    ("mesh/config/keys.py", "from mesh.errors import ConfigError"),
     ("mesh/store/disk.py", "import sqlite3\nfrom mesh.core.tree import Tree\nimport mesh.config"),
     ("mesh/store/log/recovery.py", "from mesh.store.log.index import Index"),
     ("mesh/store/care/discard.py", "from mesh.store.reading import Records"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from mesh.cli.restore import CannotRestore, Restorer
+from mesh.cli.streams import is_closed
+from mesh.cli.target import target
 from mesh.config import Address
 from mesh.core.digest import Digest, new_hasher
 from mesh.core.limits import LARGE_BLOB
@@ -23,40 +23,23 @@ _GROUP_FILES = 1000
 _GROUP_BYTES = 16 * 1024 * 1024
 
 
-async def get(node: Address, digest: Digest, output: Path | None) -> None:
+async def get(node: Address, digest: Digest, output: str | None) -> None:
     """Write a blob to standard output or, once it is whole and right, to a file."""
     async with node_client(node) as client:
         if output is None:
-            await _copy(client, digest, sys.stdout.buffer)
+            if is_closed(1):
+                raise BrokenPipeError  # nobody reads the blob, as at the end of a broken pipe
+            await _copy(client, digest, sys.stdout.buffer.write)
             sys.stdout.buffer.flush()
             return
-        try:
-            with tempfile.NamedTemporaryFile(
-                dir=output.parent, prefix=f".{output.name}.", delete=False
-            ) as file:
-                await _into(client, digest, file, output)
-        except OSError as error:
-            raise InputError(f"cannot write {output}: {error.strerror}") from error
+        with target(output) as write:
+            await _copy(client, digest, write)
 
 
-async def _into(client: NodeClient, digest: Digest, file: IO[bytes], output: Path) -> None:
-    """Write a blob to a temporary file and give it its name; no trace of one that failed."""
-    try:
-        await _copy(client, digest, file)
-        file.flush()
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(file.fileno(), 0o666 & ~umask)
-        os.replace(file.name, output)
-    except BaseException:
-        os.unlink(file.name)
-        raise
-
-
-async def _copy(client: NodeClient, digest: Digest, out: IO[bytes]) -> None:
+async def _copy(client: NodeClient, digest: Digest, write: Callable[[bytes], int]) -> None:
     async with client.get(digest) as chunks:
         async for chunk in _checked(digest, chunks):
-            out.write(chunk)
+            write(chunk)
 
 
 async def _checked(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
-from mesh.cli.walk import (
-    Found,
-    FoundDirectory,
-    FoundFile,
-    FoundLink,
-    Skipped,
-    Unreadable,
-    walk,
-)
-from mesh.core.digest import Digest, digest_of
+from mesh.cli.walk import Found, FoundDirectory, FoundFile, FoundLink, Skipped, Unreadable
+from mesh.core.digest import Digest, digest_of, new_hasher
 from mesh.core.limits import LARGE_BLOB
+from mesh.errors import MeshError
 
 # One request's worth of small files: enough that the request's own cost (some ms) vanishes.
 _GROUP_FILES = 1000
 _GROUP_BYTES = 8 * 1024 * 1024
+
+# How often a file is read that changes meanwhile: what somebody just saves is at rest the second
+# time, and what is written to all day never is.
+TRIES = 2
+
+# Bytes that are read at a time.
+_PIECE = 512 * 1024
+
+_CHANGED = "changed while it was read; put it again when nobody writes to it"
+
+
+class Changed(MeshError):
+    """A file was written to while it was read: what was read may never have been its content."""
 
 
 class Small(NamedTuple):
@@ -60,11 +66,11 @@ class Trouble(NamedTuple):
 Job: TypeAlias = Group | Large | Aside | Trouble
 
 
-def jobs(path: Path) -> Iterator[Job]:
-    """Everything below `path`, in order, ready to be sent."""
+def jobs(walked: Iterable[Found]) -> Iterator[Job]:
+    """Everything that was found, in order, ready to be sent."""
     files: list[Small] = []
     size = 0
-    for found in walk(path):
+    for found in walked:
         job = _read(found)
         if isinstance(job, Small):
             files.append(job)
@@ -80,10 +86,66 @@ def jobs(path: Path) -> Iterator[Job]:
         yield Group(files)
 
 
-def open_file(found: FoundFile, *, follow: bool) -> int:
-    """A descriptor of a file that the walk found; `follow` when the user named it himself."""
+class Reading:
+    """A file that is open: its pieces, its digest so far, and whether it stays the same."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._before = os.fstat(descriptor)
+        self._hasher = new_hasher()
+        # Files of the kernel, as in /proc, say that they have no bytes: they are read to the end.
+        self.size = self._before.st_size or None
+        self.read = 0
+
+    def piece(self) -> bytes:
+        """The next bytes; b"" after the last of those that were there when it was opened.
+
+        Changed when the file is another by then.
+        """
+        most = _PIECE if self.size is None else min(_PIECE, self.size - self.read)
+        data = os.read(self._descriptor, most)
+        self._hasher.update(data)
+        self.read += len(data)
+        if not data:
+            self.unchanged()
+        return data
+
+    def unchanged(self) -> None:
+        """Changed unless the file is what it was when it was opened, and all of it was read."""
+        if self.size is None:
+            return
+        if self.read != self.size or changed(self._before, os.fstat(self._descriptor)):
+            raise Changed(_CHANGED)
+
+    def digest(self) -> Digest:
+        """Of what was read."""
+        return Digest(self._hasher.digest())
+
+
+def changed(before: os.stat_result, after: os.stat_result) -> bool:
+    """Whether a file was written to between the two looks."""
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+
+
+@contextmanager
+def opened(found: FoundFile) -> Iterator[int]:
+    """A descriptor of a file that the walk found. A link is followed if the user named it."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    return os.open(found.source, flags if follow else flags | os.O_NOFOLLOW)
+    descriptor = os.open(found.source, flags | os.O_NOFOLLOW if found.path else flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def again(read: Callable[[], Small | Large]) -> Small | Large:
+    """What `read` makes of a file, at the second try if the file changes during the first."""
+    for _ in range(TRIES - 1):
+        try:
+            return read()
+        except Changed:
+            continue
+    return read()
 
 
 def _read(found: Found) -> Small | Large | Aside | Trouble:
@@ -92,12 +154,24 @@ def _read(found: Found) -> Small | Large | Aside | Trouble:
     if found.size >= LARGE_BLOB:
         return Large(found)
     try:
-        with open(open_file(found, follow=not found.path), "rb", buffering=0) as file:
-            data = _all(file.fileno())
+        return again(lambda: _whole(found))
+    except Changed as error:
+        return Trouble(found.source, str(error))
     except OSError as error:
         return Trouble(found.source, error.strerror or str(error))
-    if data is None:
-        return Large(found)  # it has grown since
+
+
+def _whole(found: FoundFile) -> Small | Large:
+    with opened(found) as descriptor:
+        before = os.fstat(descriptor)
+        data = _all(descriptor)
+        if data is None:
+            return Large(found)  # it has grown since
+        # Files of the kernel, as in /proc, say that they have no bytes.
+        if (before.st_size and len(data) != before.st_size) or changed(
+            before, os.fstat(descriptor)
+        ):
+            raise Changed(_CHANGED)
     return Small(found, digest_of(data), data)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -65,11 +65,24 @@ Found: TypeAlias = FoundFile | FoundDirectory | FoundLink | Skipped | Unreadable
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def walk(path: Path) -> Iterator[Found]:
+def nothing(_path: bytes) -> bool:
+    """Nothing is left out."""
+    return False
+
+
+def walk(
+    path: Path | str,
+    excluded: Callable[[bytes], bool] = nothing,
+    *,
+    one_file_system: bool = False,
+) -> Iterator[Found]:
     """Everything below `path`, or `path` itself when it is not a directory.
 
     `path` may be a symbolic link and is followed then, because the user named it; no other link
-    is. Raises no OSError: what cannot be read is yielded as Unreadable, and the walk goes on.
+    is. A str is taken as it was typed: a Path has lost its "./". `excluded` is asked for each
+    path relative to `path` and leaves it out, with all below it. `one_file_system`: a directory
+    on which another file system is mounted is yielded, and what is in it is not.
+    Raises no OSError: what cannot be read is yielded as Unreadable, and the walk goes on.
     Memory: the names in the directories from `path` down to the current one, not the tree.
     """
     root = os.fsencode(path)
@@ -79,12 +92,12 @@ def walk(path: Path) -> Iterator[Found]:
         yield Unreadable(b"", root, _reason(error))
         return
     if stat.S_ISDIR(status.st_mode):
-        yield from _below(root)
+        yield from _below(root, excluded, status.st_dev if one_file_system else None)
     else:
         yield _found(b"", root, status)
 
 
-def _below(root: bytes) -> Iterator[Found]:
+def _below(root: bytes, excluded: Callable[[bytes], bool], device: int | None) -> Iterator[Found]:
     # What is still to do, the next thing last. A key that ends in "/" (or is empty: the root)
     # says to list that directory; it sorts just where the directory's contents belong.
     pending = [b""]
@@ -96,16 +109,22 @@ def _below(root: bytes) -> Iterator[Found]:
             if key == path and key:
                 yield _found(path, source, os.lstat(source))
             else:
-                pending.extend(_keys(key, source))
+                keys = _keys(key, source, device)
+                pending.extend(key for key in keys if not excluded(key.rstrip(b"/")))
         except OSError as error:
             yield Unreadable(path, source, _reason(error))
 
 
-def _keys(key: bytes, source: bytes) -> list[bytes]:
-    """The keys of what is in the directory `source`, in reverse order."""
+def _keys(key: bytes, source: bytes, device: int | None) -> list[bytes]:
+    """The keys of what is in the directory `source`, in reverse order.
+
+    None when it is not on `device`, where that is given.
+    """
     # Between being seen and being listed, a directory may have become a link to another one.
     directory = os.open(source, _LIST | os.O_NOFOLLOW if key else _LIST)
     try:
+        if device is not None and os.fstat(directory).st_dev != device:
+            return []
         with os.scandir(directory) as listing:
             keys = []
             for found in listing:

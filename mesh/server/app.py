@@ -9,7 +9,6 @@ from quart import Quart, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from mesh.config import read_keys
 from mesh.errors import (
     Full,
     InputError,
@@ -46,10 +45,8 @@ def create_app(node: Node, backend: str, connect: blobstash.Connect) -> Asgi:
         room.add_routes(app, node)
     if node.config.blobstash:
         blobstash.add_routes(app, node, connect)
-    key_file = node.config.key_file
-    keys = read_keys(key_file) if key_file is not None else []
     app.before_request(spared(Descriptors()))
-    app.before_request(guard(node.config.endpoint()[0], keys))
+    app.before_request(guard(node.config.endpoint()[0], node.config.accepted_keys()))
 
     async def failed(error: MeshError) -> Response:
         if isinstance(error, Full | ReadOnly):

@@ -18,9 +18,9 @@ from mesh.errors import InputError, Misbehaved
 from mesh.node import Node
 from mesh.server.answers import json, page_limit, problem
 from mesh.server.metered import Metered
+from mesh.server.pauses import Pausing
 from mesh.server.whole import message
 from mesh.store.base import Item
-from mesh.transport.pace import Paced
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import FRAMES_TYPE, BatchRequest, decode, joined
 
@@ -128,7 +128,7 @@ class _Blobs:
                 yield chunk
 
     def _upload(self) -> Metered:
-        return Metered(Paced(request.body, "upload"), self._uploads)
+        return Metered(Pausing(request.body, self._uploads), self._uploads)
 
     async def _batch(self, chunks: Metered) -> Response:
         tally = Tally()

@@ -28,6 +28,10 @@ _KEEP_ALIVE = 10.0
 # not read would otherwise stay for ever, since Hypercorn has no write timeout.
 _STUCK_MILLISECONDS = 60_000
 
+# A client whose machine has gone says nothing, and one whose upload pauses says nothing either:
+# after so many seconds of silence the kernel asks, so often apart, and closes after so many misses.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
 # Beyond the deadline of a stop, for requests whose connections have been cut to end by themselves.
 _LAST_WORDS = 1.0
 
@@ -46,8 +50,12 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {join_host(host, port)}: {error.strerror}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit these.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(socket, option):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Accepted connections inherit it.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STUCK_MILLISECONDS)
         listener.bind(address)
         listener.listen(_BACKLOG)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
+import anyio
 import msgspec
+from anyio import create_task_group
 
 from mesh.config import Address
 from mesh.core.digest import Digest, parse_digest
@@ -15,12 +19,15 @@ from mesh.decoding import json_of
 from mesh.errors import (
     Corrupt,
     InputError,
+    MeshError,
     Misbehaved,
     PeerError,
+    Stalled,
     Undecodable,
     Unreachable,
 )
 from mesh.transport.http import Body, Http, credentials, new_client, refused, words
+from mesh.transport.pace import SILENCE, Paced, within
 from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, BatchRequest, encode
 
@@ -29,6 +36,14 @@ T = TypeVar("T")
 # A page of a listing has 10,000 lines of 90 bytes; a manifest of a million files has 200 MB, but
 # is a blob and streamed. Anything longer than this is not an answer of a node.
 _MAX_ANSWER = 16 * 1024 * 1024
+
+
+# Seconds from one sign of life that is asked for to the next.
+_BEAT = 10.0
+
+# What a node gets beyond the time that it was told to wait for: it looks at its peers once more
+# and answers.
+_GRACE = 10.0
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -59,7 +74,14 @@ class _Page(msgspec.Struct, frozen=True):
 
 
 class NodeClient:
-    """One node. Raises PeerErrors; InputError when the node says that we asked wrongly."""
+    """One node. Raises PeerErrors; InputError when the node says that we asked wrongly.
+
+    Deadlines: a connection is there within 5 s (transport/http.py). After that a call may take as
+    long as the node is alive: a node that hashes a blob of a terabyte, or waits for a peer, says
+    nothing for hours. So a long call has a heartbeat: every _BEAT seconds the node is asked for
+    its status on another connection, and the call is given up with Stalled when no such question
+    was answered for SILENCE seconds. A blob that has begun to come has to go on within SILENCE.
+    """
 
     def __init__(self, http: Http, place: str) -> None:
         """See `node_client`."""
@@ -83,10 +105,12 @@ class NodeClient:
     @asynccontextmanager
     async def get(self, digest: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of a blob; not checked against its name, the caller does that."""
-        async with self._http.open("GET", f"/v1/blobs/{digest.hex()}", patient=True) as answer:
+        opening = self._http.open("GET", f"/v1/blobs/{digest.hex()}", patient=True)
+        async with AsyncExitStack() as stack:
+            answer = await self._while_alive(partial(stack.enter_async_context, opening))
             if answer.status != 200:
                 raise await self._http.refusal(answer)
-            yield answer.chunks
+            yield Paced(answer.chunks, f"blob {digest.hex()} from {self._place}")
 
     @asynccontextmanager
     async def batch(self, digests: Sequence[Digest]) -> AsyncIterator[AsyncIterator[list[Frame]]]:
@@ -96,7 +120,7 @@ class NodeClient:
         async with self._http.open("POST", "/v1/batch/get", body, headers, patient=True) as answer:
             if answer.status != 200:
                 raise await self._http.refusal(answer)
-            yield _frames(answer.chunks)
+            yield _frames(Paced(answer.chunks, f"blobs from {self._place}"))
 
     async def listing(self, prefix: str) -> AsyncIterator[ListedBlob]:
         """All blobs below a prefix, ascending."""
@@ -115,13 +139,16 @@ class NodeClient:
 
     async def sync(self, peer: str, kind: type[T]) -> T:
         """A round with one peer, now; a failed one is an answer too."""
-        path = f"/v1/peers/{quote(peer, safe='')}/sync"
-        return await self._ask(kind, "POST", path, accept=(200, 502), patient=True)
+        path = f"/v1/peers/{quote(os.fsencode(peer), safe='')}/sync"
+        return await self._ask(kind, "POST", path, accept=(200, 502))
 
     async def wait(self, timeout: float | None, kind: type[T]) -> T:
         """Rounds until all peers are level, for up to `timeout` seconds."""
-        params = {"timeout": str(timeout)} if timeout is not None else {}
-        return await self._ask(kind, "POST", "/v1/wait", params=params, patient=True)
+        if timeout is None:
+            return await self._ask(kind, "POST", "/v1/wait")
+        params = {"timeout": str(timeout)}
+        with within(timeout + _GRACE, self._place):
+            return await self._ask(kind, "POST", "/v1/wait", params=params)
 
     async def scrub(self, verb: str | None, kind: type[T]) -> T:
         """How the scrub stands, after it was told to start, pause or resume."""
@@ -139,12 +166,15 @@ class NodeClient:
         *,
         params: dict[str, str] | None = None,
         accept: Sequence[int] = (200, 201),
-        patient: bool = True,
     ) -> T:
+        exchange = partial(
+            self._http.exchange,
+            method, path, body, headers, params, patient=True, limit=_MAX_ANSWER,
+        )  # fmt: skip
         try:
-            status, _, answer = await self._http.exchange(
-                method, path, body, headers, params, patient=patient, limit=_MAX_ANSWER
-            )
+            status, _, answer = await self._while_alive(exchange)
+        except Stalled:
+            raise  # it says itself that the node is there and does not answer
         except Unreachable as error:
             raise Unreachable(f"{error}; is a node running there? (--node URL)") from error
         if status not in accept:
@@ -153,6 +183,41 @@ class NodeClient:
             return json_of(kind).read(answer)
         except Undecodable as error:
             raise Misbehaved(f"{self._place} is not a mesh node: {error}") from error
+
+    async def _while_alive(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The outcome of `call()`; Stalled when the node stops answering in the meantime."""
+        outcome: list[T] = []
+        failure: Exception | None = None
+
+        async def beat(scope: anyio.CancelScope) -> None:
+            await self._beat()
+            scope.cancel()
+
+        async with create_task_group() as group:
+            group.start_soon(beat, group.cancel_scope)
+            try:
+                outcome.append(await call())
+            except (MeshError, OSError) as error:
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not outcome:
+            raise Stalled(
+                f"{self._place} takes connections but has not answered for {SILENCE:g} s; is the "
+                "node stopped (kill -CONT), or its machine out of memory?"
+            )
+        return outcome[0]
+
+    async def _beat(self) -> None:
+        """Return when the node has answered nothing for SILENCE seconds."""
+        last = anyio.current_time()
+        while (left := last + SILENCE - anyio.current_time()) > 0:
+            await anyio.sleep(min(_BEAT, left))
+            with anyio.CancelScope(deadline=last + SILENCE), suppress(PeerError):
+                # Any answer will do, one that refuses too.
+                await self._http.exchange("GET", "/v1/status", limit=_MAX_ANSWER)
+                last = anyio.current_time()
 
     def _refusal(self, status: int, answer: bytes) -> PeerError | InputError:
         text = words(answer)

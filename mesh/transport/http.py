@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from mesh.config import Address
 from mesh.decoding import json_of, utf8
 from mesh.errors import Misbehaved, PeerError, Refused, Stalled, Undecodable, Unreachable, printable
+from mesh.transport.duplex import Upload
 from mesh.transport.pace import SILENCE
 from mesh.transport.repairs.pool import Pool
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
@@ -98,11 +100,12 @@ class Http:
         """
         tries = 2 if body is None or isinstance(body, bytes) else 1
         timeout = httpx.Timeout(None, connect=_CONNECT) if patient else self._client.timeout
+        streamed = Upload(body) if isinstance(body, AsyncIterator) else None
         with self._translated():
             request = self._client.build_request(
                 method,
                 self._url + path,
-                content=body,
+                content=streamed or body,
                 headers={**self._credentials, **(headers or {})},
                 params=params,
                 timeout=timeout,
@@ -110,7 +113,7 @@ class Http:
             while True:
                 tries -= 1
                 try:
-                    response = await self._client.send(request, stream=True)
+                    response = await self._sent(request, streamed)
                     break
                 except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
                     if not tries:
@@ -122,6 +125,10 @@ class Http:
                 yield Streamed(response.status_code, response.headers, chunks)
         finally:
             await response.aclose()
+
+    async def _sent(self, request: httpx.Request, streamed: Upload | None) -> httpx.Response:
+        send = partial(self._client.send, request, stream=True)
+        return await (streamed.send(send, httpx.HTTPError) if streamed is not None else send())
 
     async def exchange(
         self,
@@ -192,7 +199,7 @@ def refused(place: str, status: int, headers: Mapping[str, str], text: str) -> R
     wish = headers.get("retry-after", "")
     retry_after = float(wish) if wish.isascii() and wish.isdigit() and len(wish) < 6 else None
     words = printable(text[:_MAX_ERROR]) or f"HTTP status {status}"
-    return Refused(f"{place} declined: {words}", retry_after)
+    return Refused(f"{place} declined: {words}", retry_after, status)
 
 
 def credentials(address: Address) -> dict[str, str]:

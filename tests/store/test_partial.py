@@ -265,8 +265,8 @@ async def test_a_torn_line_of_the_record_costs_its_piece() -> None:
     await goes_on(disk, 1_000_000)
 
 
-async def test_a_record_of_the_first_version_is_gone_on_with() -> None:
-    """It names whoever brought a part by the node id that was said, in the field `source`."""
+async def test_a_record_of_the_first_version_is_begun_anew() -> None:
+    """Its checksums do not tell whose blob it is of: it may be another one's."""
     lines = [
         {"type": "head", "alone": False, "evidence": []},
         {"type": "saved", "source": base64.b64encode(bytes(range(16))).decode(), "stop": 1_000_000},
@@ -281,8 +281,8 @@ async def test_a_record_of_the_first_version_is_gone_on_with() -> None:
         record += b"%08x %s\n" % (zlib.crc32(text), text)
     disk.content(RECORD)[:] = record
     async with opened(disk) as store:
-        assert await store.partials() == [Kept(NAME, 1_000_000, False, True)]
-    await goes_on(disk, 1_000_000)
+        assert await store.partials() == [Kept(NAME, 0, False, False)]
+    await goes_on(disk, 0)
 
 
 async def test_what_was_renamed_and_not_recorded_is_taken_back() -> None:

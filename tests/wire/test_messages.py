@@ -503,7 +503,7 @@ def test_nesting_without_end_is_an_input_error(opening: bytes) -> None:
 
 def test_a_greeting_is_small() -> None:
     # Sent every interval to every peer, also when nothing has changed: so much, and no more. A
-    # node's own name is ASCII (mesh/config.py).
+    # node's own name is ASCII (mesh/config/peers.py).
     most = 2**63 - 1
     offering = Offering(key=bytes(4), cells=2**22, counts=bytes(64))
     named = Greeting(

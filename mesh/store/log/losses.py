@@ -12,10 +12,13 @@ import hashlib
 import msgspec
 
 from mesh.core.digest import Digest
+from mesh.decoding import json_of
+from mesh.errors import Undecodable
 from mesh.store.base import Wanted
 
 _SUM = 8
 _UNKNOWN = "not known any more"
+_YEAR_10000 = 253_402_300_800.0  # seconds since 1970: beyond what Python's dates can say
 
 
 class _Loss(msgspec.Struct, frozen=True):
@@ -37,11 +40,13 @@ def decode_loss(digest: Digest, version: int, body: bytes) -> Wanted:
         if _checksum(digest, text) != body[:_SUM]:
             return Wanted(digest, _UNKNOWN, 0.0)
     try:
-        loss = msgspec.json.decode(text, type=_Loss)
+        loss = json_of(_Loss).read(text)
         loss.reason.encode()  # what came without a checksum may hold half a surrogate pair
-    except (msgspec.MsgspecError, UnicodeError):
+    except (Undecodable, UnicodeError):
         return Wanted(digest, _UNKNOWN, 0.0)
-    return Wanted(digest, loss.reason, loss.since)
+    # A time that no calendar has would end whoever shows it to people.
+    since = loss.since if 0.0 <= loss.since < _YEAR_10000 else 0.0
+    return Wanted(digest, loss.reason, since)
 
 
 def _checksum(digest: Digest, text: bytes) -> bytes:

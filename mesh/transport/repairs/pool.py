@@ -21,6 +21,8 @@ from typing import Any
 import httpcore
 import httpx
 
+from mesh.transport import duplex
+
 # What uvloop and asyncio take from a socket at a time, so that nothing is read and then cut up.
 _READ = 256 * 1024
 
@@ -66,7 +68,8 @@ class Pool(httpx.AsyncBaseTransport):
                         scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
                     ),
                     headers=request.headers.raw,
-                    content=request.stream,
+                    # httpx's stream is a generator around the upload, and would be left open.
+                    content=duplex.current() or request.stream,
                     extensions=request.extensions,
                 )
             )
@@ -127,12 +130,20 @@ class WideBackend(httpcore.AsyncNetworkBackend):
 class _WideStream(httpcore.AsyncNetworkStream):
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
+        self._upload: duplex.Upload | None = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            return await upload.first(timeout)
         return await self._inner.read(max(max_bytes, _READ), timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._inner.write(buffer, timeout)
+        self._upload = duplex.current()
+        if self._upload is not None:
+            await self._upload.write(self._inner, buffer, timeout)
+        else:
+            await self._inner.write(buffer, timeout)
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -1,0 +1,71 @@
+"""`--exclude`: patterns of what is left out of a tree.
+
+A pattern is matched against paths below the directory that is put. Without a "/" it is matched
+against each name, wherever it is (`*.o`, `.git`). With one it is matched against the whole path,
+from that directory on (`/build`, `docs/*.pdf`). `*` and `?` match no "/", `**` matches anything,
+`[a-z]` one character. What matches is left out with all that is below it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+
+from mesh.errors import InputError, printable
+
+
+def exclusion(globs: Iterable[str], files: Iterable[str]) -> Callable[[bytes], bool]:
+    """Whether a path is left out by one of `globs`, or by a line of one of `files`.
+
+    InputError for a file that cannot be read, or a pattern that cannot be one.
+    """
+    patterns = [_pattern(os.fsencode(text)) for text in globs]
+    for file in files:
+        patterns += [_pattern(line) for line in _lines(file)]
+
+    def excluded(path: bytes) -> bool:
+        return any(pattern.fullmatch(path) for pattern in patterns)
+
+    return excluded
+
+
+def _lines(file: str) -> list[bytes]:
+    """The patterns in a file, one a line; blank lines and those that begin with # are none."""
+    try:
+        with open(file, "rb") as opened:
+            lines = opened.read().splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {printable(file)}: {error.strerror}") from error
+    return [line for line in lines if line.strip() and not line.startswith(b"#")]
+
+
+def _pattern(glob: bytes) -> re.Pattern[bytes]:
+    text = glob.rstrip(b"/")
+    if not text.strip(b"/"):
+        raise InputError(f"the pattern {os.fsdecode(glob)!a} would leave out everything or nothing")
+    anchored = b"/" in text
+    inside = b"".join(_part(part) for part in _PARTS.findall(text.lstrip(b"/")))
+    try:
+        return re.compile((b"" if anchored else b"(?:.*/)?") + inside, re.DOTALL)
+    except re.error as error:
+        raise InputError(f"bad pattern {os.fsdecode(glob)!a}: {error}") from error
+
+
+_PARTS = re.compile(rb"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+
+_MEANINGS = {b"**/": b"(?:.*/)?", b"**": b".*", b"*": b"[^/]*", b"?": b"[^/]"}
+
+
+def _part(part: bytes) -> bytes:
+    """The regular expression for a part of a pattern."""
+    if part in _MEANINGS:
+        return _MEANINGS[part]
+    if len(part) == 1:
+        return re.escape(part)
+    letters = part[1:-1].replace(b"\\", b"\\\\").replace(b"[", b"\\[")
+    if letters.startswith(b"!"):
+        return b"(?!/)[^" + letters[1:].replace(b"]", b"\\]") + b"]"
+    if letters.startswith(b"^"):
+        letters = b"\\" + letters
+    return b"(?!/)[" + letters.replace(b"]", b"\\]") + b"]"

@@ -1,0 +1,147 @@
+"""Standard input, output and error, whatever the shell made of them.
+
+Everything that a command writes, data and messages alike, goes through an Outlet of this module:
+`claim` puts one behind `sys.stdout` and one behind `sys.stderr`, so that `print`, typer and rich
+use them too. An Outlet writes all of what it gets or raises: a raw file of Python's, which is what
+PYTHONUNBUFFERED makes of standard output, may write a part and say so in a number that nobody
+reads.
+
+A stream that is closed when the process starts is replaced by /dev/null at once. Otherwise the
+next file that is opened, such as the target of `get -o`, gets its number, and a message for
+standard error lands in the data.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+from contextlib import suppress
+from typing import Any, TextIO
+
+import anyio
+
+from mesh.errors import InputError
+
+_CLOSED: set[int] = set()
+
+
+class Outlet(io.RawIOBase):
+    """A descriptor to write to. After one failure it takes everything and writes nothing.
+
+    The failure is raised once, so that it is also said once, and not again when Python ends.
+    """
+
+    def __init__(self, descriptor: int, *, quiet: bool = False) -> None:
+        """`quiet`: a failure is not raised, as for messages, which cannot be said elsewhere."""
+        super().__init__()
+        self._descriptor = descriptor
+        self._quiet = quiet
+        self._failed = False
+        self.blocked = False
+        self.written = 0
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Whether somebody looks at it."""
+        return os.isatty(self._descriptor)
+
+    def abandon(self) -> None:
+        """Write nothing more: the command has ended, and its reader may take nothing for hours."""
+        self._failed = True
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, waiting for a reader where need be. OSError when that fails."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        self.blocked = True
+        try:
+            while rest and not self._failed:
+                rest = rest[self._some(rest) :]
+        except OSError:
+            self._failed = True
+            if not self._quiet:
+                raise
+        finally:
+            self.blocked = False
+        return size
+
+    def _some(self, data: memoryview) -> int:
+        try:
+            written = os.write(self._descriptor, data)
+        except BlockingIOError:
+            # Whoever shares the descriptor has made it non-blocking: wait as if he had not.
+            select.select([], [self._descriptor], [])
+            return 0
+        self.written += written
+        return written
+
+
+def claim() -> Outlet:
+    """Take over the three streams, once, before anything is opened. Returns standard output."""
+    _CLOSED.clear()
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _CLOSED.add(descriptor)
+            # The lowest free number is taken: this one.
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
+    output = Outlet(1)
+    sys.stdout = _text(output, sys.stdout)
+    sys.stderr = _text(Outlet(2, quiet=True), sys.stderr)
+    return output
+
+
+def is_closed(descriptor: int) -> bool:
+    """Whether a standard stream was closed when the process started."""
+    return descriptor in _CLOSED
+
+
+def _text(outlet: Outlet, before: TextIO | None) -> TextIO:
+    # A name that is not UTF-8 is shown escaped rather than refused.
+    encoding = before.encoding if before is not None else "utf-8"
+    watched = outlet.isatty() or outlet.fileno() == 2
+    return io.TextIOWrapper(
+        io.BufferedWriter(outlet, 64 * 1024),
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=watched,
+    )
+
+
+class Input:
+    """Standard input as chunks. A pause of who writes it takes no thread and can be cancelled."""
+
+    def __init__(self, size: int) -> None:
+        """`size`: bytes of a chunk at most. InputError when standard input is closed."""
+        if is_closed(0):
+            raise InputError("standard input is closed; there is nothing to put")
+        self._size = size
+
+    def __aiter__(self) -> Input:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next chunk. OSError when it cannot be read."""
+        # A file is always readable, and epoll does not take it.
+        with suppress(PermissionError):
+            await anyio.wait_readable(0)
+        while True:
+            try:
+                chunk = await anyio.to_thread.run_sync(os.read, 0, self._size)
+            except BlockingIOError:
+                await anyio.wait_readable(0)
+                continue
+            if not chunk:
+                raise StopAsyncIteration
+            return chunk

@@ -1,0 +1,41 @@
+"""Keys: how they are kept from being shown, and how they are read from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mesh.errors import ConfigError
+
+
+class Secret:
+    """A key. Never shown: it has no text but when asked for its bytes."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def reveal(self) -> bytes:
+        """The key itself, for a request's header."""
+        return self._key
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+def read_keys(file: str) -> list[Secret]:
+    """The keys of a key file, one a line; blank lines and lines that begin with # are not keys.
+
+    ConfigError when the file cannot be read or holds none, or one that no header can carry.
+    """
+    try:
+        lines = Path(file).read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read key file {file}: {error.strerror}") from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith(b"#")]
+    if not keys:
+        raise ConfigError(f"key file {file} holds no key; write one on a line of its own")
+    for number, key in enumerate(keys, 1):
+        if not all(0x21 <= byte <= 0x7E for byte in key):
+            raise ConfigError(f"key {number} in {file} has blanks or characters beyond ASCII")
+    return [Secret(key) for key in keys]

@@ -1,0 +1,124 @@
+"""Arguments as they are typed: empty ones, repeated ones, odd ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh.core.digest import digest_of
+from tests.processes import NodeProcess, mesh, nodes
+
+DIGEST = "0" * 64
+
+EMPTY = [
+    ["put", ""],
+    ["put", "a", ""],
+    ["put", "--tree", ""],
+    ["put", "--exclude", "", "a"],
+    ["put", "--exclude-from=", "a"],
+    ["put", "a", "--node", ""],
+    ["put", "a", "--key-file="],
+    ["get", ""],
+    ["get", DIGEST, "-o", ""],
+    ["get", DIGEST, "--output="],
+    ["get", "--tree", DIGEST, ""],
+    ["ls", "--prefix", ""],
+    ["sync", ""],
+    ["sync", "a", ""],
+    ["wait", "--timeout", ""],
+    ["run", "--data", ""],
+    ["run", "--config", ""],
+    ["run", "--peers", ""],
+    ["run", "--listen="],
+    ["run", "--name", ""],
+    ["run", "--key-file", ""],
+    ["store", "check", "--data", ""],
+    ["store", "rebuild", "--data="],
+    ["store", "stats", "--data", ""],
+    ["blobstash", "sync", ""],
+    ["blobstash", "sync", "host", "--data", ""],
+]
+
+TWICE = [
+    ["put", "a", "--node", "b", "--node", "c"],
+    ["get", DIGEST, "-o", "b", "--output", "c"],
+    ["get", DIGEST, "-o", "b", "-o", "b"],
+    ["ls", "--prefix", "a", "--prefix=b"],
+    ["wait", "--timeout", "1", "--timeout", "2"],
+    ["run", "--data", "a", "--data", "b"],
+    ["run", "--listen", ":0", "--listen", ":0"],
+    ["store", "check", "--data", "a", "--data", "b"],
+]
+
+
+def refused(*args: str, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """What a command says in its one line when it was asked wrongly; it made nothing."""
+    before = sorted(cwd.rglob("*"))
+    done = mesh(*args, env=env, seconds=30)
+    said = done.stderr.decode()
+    assert done.returncode == 2, said
+    assert (done.stdout, said.count("\n"), said[:6]) == (b"", 1, "mesh: ")
+    assert sorted(cwd.rglob("*")) == before
+    return said
+
+
+@pytest.mark.parametrize("args", EMPTY, ids=" ".join)
+def test_an_empty_argument_is_never_something_else(tmp_path: Path, args: list[str]) -> None:
+    assert "is empty; is a variable unset?" in refused(*args, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("args", TWICE, ids=" ".join)
+def test_an_option_that_is_given_twice_is_refused(tmp_path: Path, args: list[str]) -> None:
+    assert "is given more than once" in refused(*args, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("variable", ["MESH_NODE", "MESH_KEY_FILE"])
+def test_an_empty_variable_is_an_error(tmp_path: Path, variable: str) -> None:
+    for args in (["ls"], ["put", "a"], ["get", DIGEST], ["status"], ["sync"], ["wait"]):
+        assert f"{variable} in the env" in refused(*args, cwd=tmp_path, env={variable: ""})
+    for name in ("MESH_DATA", "MESH_LISTEN", "MESH_KEY_FILE", "MESH_NAME"):
+        refused("run", cwd=tmp_path, env={name: ""})
+
+
+# --- names -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    with nodes() as start:
+        started = start(tmp_path_factory.mktemp("node") / "data")
+        started.ready()
+        yield started
+
+
+def test_a_file_called_hyphen_is_a_file(node: NodeProcess, tmp_path: Path) -> None:
+    (tmp_path / "-").write_bytes(b"precious")
+    (tmp_path / "plain").write_bytes(b"as typed")
+    path = f"{tmp_path}/./-"
+    done = mesh("put", path, f"{tmp_path}//plain", "--node", node.url, stdin=b"another")
+    assert done.returncode == 0
+    assert done.stdout.decode().splitlines() == [
+        f"{digest_of(b'precious').hex()}  {path}",
+        f"{digest_of(b'as typed').hex()}  {tmp_path}//plain",
+    ]
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(node: NodeProcess, tmp_path: Path) -> None:
+    odd = b"caf\xe9"
+    for args in (
+        ["sync", odd],
+        ["put", bytes(tmp_path) + b"/" + odd],
+        ["get", DIGEST, "-o", bytes(tmp_path) + b"/no/" + odd],
+        ["get", odd],
+        ["ls", "--prefix", odd],
+        ["put", "--tree", odd],
+        ["put", "--exclude-from", odd, tmp_path],
+        ["status", "--key-file", odd],
+    ):
+        done = mesh(*args, "--node", node.url)  # type: ignore[arg-type]
+        assert done.returncode in (1, 2)
+        assert done.stderr.startswith(b"mesh: ")
+        assert done.stderr.count(b"\n") == 1, done.stderr.decode()
+        done.stderr.decode("utf-8")

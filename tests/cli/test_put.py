@@ -1,0 +1,248 @@
+"""`mesh put`: trees, what is left out of them, and what becomes of files that cannot be put."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh.cli.reading import Changed, Group, Reading, Small, Trouble, jobs, opened
+from mesh.cli.walk import Found, FoundFile, walk
+from mesh.core.digest import digest_of
+from tests.processes import NodeProcess, environment, mesh, nodes
+
+MIB = 1024 * 1024
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    with nodes() as start:
+        started = start(tmp_path_factory.mktemp("node") / "data", "--max-blob", "5MiB")
+        started.ready()
+        yield started
+
+
+@pytest.fixture
+def run(node: NodeProcess) -> Run:
+    def command(
+        *args: str | bytes | Path, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        return mesh(*args, stdin=stdin, env={"MESH_NODE": node.url})
+
+    return command
+
+
+def name_of(data: bytes) -> str:
+    return digest_of(data).hex()
+
+
+def has(node: NodeProcess, data: bytes) -> bool:
+    return node.request("GET", f"/v1/blobs/{name_of(data)}")[2] == data
+
+
+def planted(root: Path, **files: bytes) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+    return root
+
+
+def manifest_of(node: NodeProcess, line: bytes) -> list[str]:
+    """The paths in the manifest that a line of output names."""
+    _, _, body = node.request("GET", f"/v1/blobs/{line.split()[0].decode()}")
+    return [entry["path"] for entry in json.loads(body)["entries"]]
+
+
+# --- trees -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["--tree 1 2", "1 --tree 2", "1 2 --tree", "--tree 1 --tree 2"])
+def test_each_directory_gets_a_manifest_of_its_own(
+    run: Run, node: NodeProcess, tmp_path: Path, words: str
+) -> None:
+    for name in "12":
+        planted(tmp_path / name, **{f"file{name}": b"in " + name.encode()})
+    done = run("put", *(word if word[0] == "-" else tmp_path / word for word in words.split()))
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.splitlines()
+    ends = [os.fsencode(tmp_path) + name for name in (b"/1/file1", b"/1/", b"/2/file2", b"/2/")]
+    assert [line.split(b"  ", 1)[1] for line in lines] == ends
+    assert [manifest_of(node, lines[at]) for at in (1, 3)] == [["file1"], ["file2"]]
+
+
+def test_a_file_among_the_trees_is_refused_before_anything_is_sent(
+    run: Run, node: NodeProcess, tmp_path: Path
+) -> None:
+    planted(tmp_path / "tree", file=b"is not sent")
+    (tmp_path / "file").write_bytes(b"nor this")
+    for other in (tmp_path / "file", "-", tmp_path / "missing"):
+        done = run("put", "--tree", tmp_path / "tree", other)
+        assert done.returncode == 2
+        assert done.stdout == b""
+        assert done.stderr.startswith(b"mesh: --tree takes directories")
+    assert not has(node, b"is not sent")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_fifo_is_left_out_of_a_tree_with_a_line(
+    run: Run, node: NodeProcess, tmp_path: Path, strict: bool
+) -> None:
+    planted(tmp_path / "tree", doc=b"beside a FIFO")
+    os.mkfifo(tmp_path / "tree" / "pipe")
+    done = run("put", "--tree", tmp_path / "tree", *(["--strict"] if strict else []))
+    assert done.returncode == 0
+    assert done.stderr.decode() == f"mesh: {tmp_path}/tree/pipe: is a FIFO; left out\n"
+    assert manifest_of(node, done.stdout.splitlines()[-1]) == ["doc"]
+
+
+def test_what_cannot_be_put_is_named_and_the_rest_gets_its_manifest(
+    run: Run, node: NodeProcess, tmp_path: Path
+) -> None:
+    tree = planted(tmp_path / "tree", a=b"a", large=bytes(5 * MIB + 1), z=b"z")
+    done = run("put", "--tree", tree)
+    assert done.returncode == 1
+    (said,) = done.stderr.decode().splitlines()
+    assert f"{tree}/large: has {5 * MIB + 1} bytes; " in said
+    assert f"{5 * MIB} bytes at most (--max-blob)" in said
+    assert manifest_of(node, done.stdout.splitlines()[-1]) == ["a", "z"]
+    done = run("put", "--tree", "--strict", tree)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2
+    assert b"no manifest" in done.stderr.splitlines()[-1]
+
+
+def test_strict_goes_with_tree(run: Run, tmp_path: Path) -> None:
+    assert run("put", "--strict", tmp_path).returncode == 2
+
+
+def test_exclusions_and_a_dry_run(run: Run, node: NodeProcess, tmp_path: Path) -> None:
+    tree = planted(tmp_path / "tree", **{"a.o": b"object", "a.c": b"source", "b.tmp": b"scratch"})
+    planted(tree / "build", made=b"made")
+    (tmp_path / "list").write_text("*.tmp\n# not this\n/build\n")
+    flags = ["--exclude", "*.o", "--exclude-from", str(tmp_path / "list")]
+    done = run("put", "--dry-run", "--tree", tree, *flags)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().split() == ["6", f"{tree}/a.c"]
+    assert not has(node, b"source")
+    done = run("put", "--tree", tree, *flags)
+    assert manifest_of(node, done.stdout.splitlines()[-1]) == ["a.c"]
+    assert not has(node, b"object")
+    assert not has(node, b"made")
+
+
+# --- refusals --------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
+    tree = planted(tmp_path / "tree", **{f"file{number}": b"%d" % number for number in range(20)})
+    planted(tree / "deep", large=bytes(5 * MIB), small=b"small")
+    with nodes() as start:
+        guarded = start(tmp_path / "data", "--key-file", str(tmp_path / "key"))
+        for args in (["put", tree], ["put", "--tree", tree], ["put", tree / "deep"], ["put", "-"]):
+            done = mesh(*args, "--node", guarded.url, stdin=bytes(9 * MIB))
+            assert done.returncode == 1
+            assert done.stdout == b""
+            assert done.stderr.count(b"\n") == 1
+            assert b"wants a key" in done.stderr
+
+
+def test_a_large_pipe_over_the_limit_is_told_so(run: Run) -> None:
+    done = run("put", "-", stdin=bytes(60 * MIB))
+    assert done.returncode == 1
+    assert b"bytes at most (--max-blob)" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+# --- files that change while they are read ---------------------------------------------------
+
+
+def found(path: Path) -> FoundFile:
+    (one,) = walk(path)
+    assert isinstance(one, FoundFile)
+    return one
+
+
+def test_a_file_that_changes_while_it_is_streamed_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    def overwrite() -> None:
+        with path.open("r+b") as file:
+            file.write(b"other")
+        os.utime(path, ns=(1, 1))
+
+    for change in (grow, lambda: os.truncate(path, MIB), overwrite):
+        path.write_bytes(bytes(3 * MIB))
+        with opened(found(path)) as descriptor:
+            reading = Reading(descriptor)
+            reading.piece()
+            change()
+            with pytest.raises(Changed, match="put it again"):
+                list(iter(reading.piece, b""))
+
+
+def test_a_file_that_is_at_rest_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789" * MIB)
+    with opened(found(path)) as descriptor:
+        reading = Reading(descriptor)
+        pieces = list(iter(reading.piece, b""))
+        assert b"".join(pieces) == path.read_bytes()
+        assert reading.digest() == digest_of(path.read_bytes())
+        reading.unchanged()
+
+
+def test_a_file_that_vanishes_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    planted(tmp_path, a=b"a", b=b"b", c=b"c")
+
+    def vanishing() -> Iterator[Found]:
+        for each in walk(tmp_path):
+            if each.path == b"b":
+                (tmp_path / "b").unlink()
+            yield each
+
+    first, trouble, last = jobs(vanishing())
+    assert trouble == Trouble(os.fsencode(tmp_path / "b"), "No such file or directory")
+    for job, data in ((first, b"a"), (last, b"c")):
+        assert isinstance(job, Group)
+        assert [Small(file.found, digest_of(data), data) for file in job.files] == job.files
+
+
+def test_a_file_of_the_kernel_that_has_no_size_is_read_to_its_end(
+    run: Run, node: NodeProcess
+) -> None:
+    data = Path("/proc/version").read_bytes()
+    assert run("put", "/proc/version").stdout.split()[0].decode() == name_of(data)
+
+
+# --- standard input --------------------------------------------------------------------------
+
+
+def test_a_producer_may_pause_and_be_told_meanwhile(node: NodeProcess, tmp_path: Path) -> None:
+    """The upload is under way, then the node stops: the command does not wait for its producer."""
+    with nodes() as start:
+        other = start(tmp_path / "data")
+        other.ready()
+        with subprocess.Popen(
+            [sys.executable, "-m", "mesh", "put", "-", "--node", other.url],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        ) as process:
+            assert process.stdin is not None
+            assert process.stderr is not None
+            process.stdin.write(bytes(MIB))
+            process.stdin.flush()
+            other.kill()
+            assert process.wait(30) == 1
+            assert process.stderr.read().count(b"\n") == 1
