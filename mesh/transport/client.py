@@ -110,9 +110,14 @@ class NodeClient:
         path = f"/v1/peers/{quote(peer, safe='')}/sync"
         return await self._ask(kind, "POST", path, accept=(200, 502), patient=True)
 
-    async def wait(self, timeout: float | None, kind: type[T]) -> T:
-        """Rounds until all peers are level, for up to `timeout` seconds."""
+    async def wait(self, timeout: float | None, kind: type[T], *, whole: bool = False) -> T:
+        """Rounds until all peers are level, for up to `timeout` seconds.
+
+        With `whole`, until every node that is reached through them is.
+        """
         params = {"timeout": str(timeout)} if timeout is not None else {}
+        if whole:
+            params["mesh"] = "1"
         return await self._ask(kind, "POST", "/v1/wait", params=params, patient=True)
 
     async def scrub(self, verb: str | None, kind: type[T]) -> T:
