@@ -109,7 +109,7 @@ class Node:
             for address in _distinct(config.addresses())
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
-        self._teller = Teller(self.peers, self._roster, self.keeper, self._scheduler)
+        self._teller = Teller(identity.name, self.peers, self._roster, self.keeper, self._scheduler)
         self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
         self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._sources)
         # A copy: how often the scrub draws must not shift the jitter of the rounds.

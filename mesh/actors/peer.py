@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import msgspec
-from anyio import create_memory_object_stream
 
-from mesh.actors.actor import Reply
+from mesh.actors.actor import Mailbox
 from mesh.actors.announcer import Announcer
 from mesh.actors.fetcher import Source
 from mesh.actors.keeper import Holder, Keeper
@@ -47,8 +45,9 @@ from mesh.wire.messages import Hello, StandingReply, StandingRequest
 
 log = logging.getLogger("mesh")
 
-# Rounds asked for and not begun; each asker waits for a round that began after it asked.
-_MAILBOX = 16
+# Rounds that the scheduler has asked for and that have not begun. It asks for the next one when the
+# one before is over, so there is one at most.
+_ROOM = 1
 
 # A peer that has not pulled from us for this many intervals does not list us, or cannot reach
 # us: then what it lacks is pushed.
@@ -90,15 +89,15 @@ class _Copied(Refused):
         self.event = event
 
 
-class _Request:
-    __slots__ = ("asked", "baseline", "push", "reply", "scheduled")
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A round: asked for by a person, or at a time by the scheduler.
 
-    def __init__(self, *, push: bool, baseline: Tree | None, scheduled: bool) -> None:
-        self.push = push
-        self.baseline = baseline
-        self.scheduled = scheduled
-        self.asked = anyio.current_time()
-        self.reply: Reply[RoundStats] = Reply()
+    A person's round pushes, and counts what the peer lacks of `baseline`.
+    """
+
+    baseline: Tree | None = None
+    scheduled_at: float | None = None
 
 
 class Peer:
@@ -111,7 +110,9 @@ class Peer:
         self.announcer = Announcer(host.keeper, replica, host.hello, self)
         self._replica = replica
         self._host = host
-        self._in, self._mailbox = create_memory_object_stream[_Request](_MAILBOX)
+        self._mailbox: Mailbox[_Wish, RoundStats] = Mailbox(
+            f"the peer actor of {address.place}", _ROOM, MeshError
+        )
         self._hello: Hello | None = None
         self._name: str | None = None
         self._round: Round | None = None
@@ -199,21 +200,21 @@ class Peer:
 
     def due(self) -> None:
         """The scheduler's call for a round."""
-        request = _Request(push=False, baseline=None, scheduled=True)
-        try:
-            self._in.send_nowait(request)
-        except anyio.WouldBlock:
+        if not self._mailbox.tell(_Wish(scheduled_at=anyio.current_time())):
             # Rounds that people asked for are waiting: any of them serves as well.
             self._host.scheduler.ended(self, failed=False)
 
     async def sync(self, *, baseline: Tree | None = None) -> RoundStats:
         """A round that begins now, both ways. Failures are in the answer, not raised."""
-        request = _Request(push=True, baseline=baseline, scheduled=False)
         try:
-            await self._in.send(request)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            return self._stopping()
-        return await request.reply.wait()
+            return await self._mailbox.ask(_Wish(baseline))
+        except MeshError as error:  # the node is stopping, or a bug ended the round
+            return RoundStats(
+                peer=self.name,
+                state=self.standing.state,
+                direction=self.direction,
+                error=one_line(error),
+            )
 
     async def tell(self, request: StandingRequest) -> StandingReply | None:
         """What the peer says of its own peers; None when its protocol has no such question.
@@ -224,14 +225,7 @@ class Peer:
 
     def close(self) -> None:
         """`run` has ended for good; whoever still waits for a round is told so."""
-        self._in.close()
-        with suppress(anyio.EndOfStream, anyio.WouldBlock):
-            while True:
-                self._mailbox.receive_nowait().reply.set(self._stopping())
         self._mailbox.close()
-
-    def _stopping(self) -> RoundStats:
-        return RoundStats(peer=self.name, state=self.standing.state, error="the node is stopping")
 
     # --- what happens outside of rounds ------------------------------------------------------
 
@@ -273,18 +267,21 @@ class Peer:
 
     async def run(self) -> None:
         """Rounds as they are asked for, until cancelled."""
-        async for request in self._mailbox:
-            if request.scheduled and self.standing.outdated(request.asked):
-                continue  # it was due before a round failed; the schedule has moved it back since
-            await self._answer(request)
+        while True:
+            with self._mailbox.turn() as turn:
+                request = await turn.take()
+                wish = request.question
+                if wish.scheduled_at is not None and self.standing.outdated(wish.scheduled_at):
+                    continue  # a round failed since, and the schedule has moved this one back
+                request.reply.set(await self._taken(wish))
 
-    async def _answer(self, request: _Request) -> None:
-        """One round, whose asker gets an answer whatever happens."""
+    async def _taken(self, wish: _Wish) -> RoundStats:
+        """One round, of which the scheduler and the standing learn however it ends."""
         stats: RoundStats | None = None
         failed = True
         retry_after: float | None = None
         try:
-            stats = await self._one(request)
+            stats = await self._one(wish)
             failed = False
         except MeshError as error:
             stats, retry_after = self._failed(error)
@@ -292,12 +289,11 @@ class Peer:
             if stats is None:  # a bug, which the supervisor logs; or the node is stopping
                 text = "the round crashed; see the log of the node"
                 self.standing.failed(Event.BROKEN, text, anyio.current_time())
-                stats = self._stats(error=text)
             self._round = None
-            request.reply.set(stats)
             self._host.scheduler.ended(self, failed=failed, retry_after=retry_after)
+        return stats
 
-    async def _one(self, request: _Request) -> RoundStats:
+    async def _one(self, wish: _Wish) -> RoundStats:
         keeper = self._host.keeper
         await keeper.built()
         began = anyio.current_time()
@@ -313,9 +309,10 @@ class Peer:
                 self._host.limits,
                 pulling=self.address.pulls and keeper.disk.condition.good,
             )
-            pushing = self.address.pushes and (request.push or self._never_pulls(meeting))
+            asked = wish.scheduled_at is None
+            pushing = self.address.pushes and (asked or self._never_pulls(meeting))
             hello = self._host.hello() if pushing else None
-            await run.run(meeting, hello, request.baseline)
+            await run.run(meeting, hello, wish.baseline)
             stats = self._summary(run, meeting, began, pushing=pushing)
         else:
             seconds = anyio.current_time() - began

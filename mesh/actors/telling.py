@@ -19,7 +19,7 @@ from mesh.actors.scheduler import Scheduler
 from mesh.core.horizon import MAX_PEERS, MAX_WORDS, Edge
 from mesh.core.schedule import HINT_SPACING
 from mesh.core.standing import State
-from mesh.errors import PeerError, Refused, one_line
+from mesh.errors import InputError, PeerError, Refused, one_line
 from mesh.wire.messages import MAX_NAME, StandingReply, StandingRequest
 
 # Questions that are being passed on at a time. Each waits for another node, for some seconds if
@@ -41,17 +41,28 @@ class Teller:
     """Answers `standing`."""
 
     def __init__(
-        self, peers: Sequence[Peer], roster: Roster[Peer], keeper: Keeper, scheduler: Scheduler
+        self,
+        name: str,
+        peers: Sequence[Peer],
+        roster: Roster[Peer],
+        keeper: Keeper,
+        scheduler: Scheduler,
     ) -> None:
-        """See Node."""
+        """`name`: what this node is called. For the others see Node."""
+        self._name = name
         self._peers = peers
         self._roster = roster
         self._keeper = keeper
         self._scheduler = scheduler
-        self._places = anyio.CapacityLimiter(_PASSED_ON)
+        self._places = anyio.Semaphore(_PASSED_ON)
 
     async def answer(self, request: StandingRequest) -> StandingReply:
-        """How we stand with our peers, or a node behind us with its. Refused when busy."""
+        """How we stand with our peers, or a node behind us with its.
+
+        Refused when busy; InputError for a route that goes in a circle.
+        """
+        if len(set(request.route)) < len(request.route):
+            raise InputError("a route passes each node once")
         if request.route:
             return await self._passed_on(request)
         return self._own(request.since)
@@ -74,9 +85,7 @@ class Teller:
         target, *rest = request.route
         peer = self._roster.find(target)
         if peer is None:
-            return StandingReply(
-                error="that node is not, or not any more, a peer of the one before"
-            )
+            return StandingReply(error=f"node {target.hex()} is not a peer of {self._name}")
         try:
             self._places.acquire_nowait()
         except anyio.WouldBlock:

@@ -73,6 +73,7 @@ class _Seen:
     since: float
     settled: bool = False  # all its peers are level, or nothing will ever be known of them
     behind: tuple[Edge, ...] = ()  # its peers that were not level when it was asked last
+    answered: bool = False
     error: str | None = None  # why it gave no answer
     never: str | None = None  # why it will never give one, or a whole one
 
@@ -121,7 +122,7 @@ class Horizon:
         `sent`: when the question was sent. `more`: the node has more peers than it told of.
         """
         teller = self._seen[question.route[-1]]
-        teller.error = None
+        teller.answered, teller.error = True, None
         behind = []
         fresh = []
         for edge in edges:
@@ -140,6 +141,7 @@ class Horizon:
     def failed(self, question: Question, error: str, *, never: bool) -> None:
         """The node at the end of a route gave no answer; with `never`, it never will."""
         teller = self._seen[question.route[-1]]
+        teller.answered = True
         if never:
             teller.settled, teller.behind, teller.error = True, (), None
             teller.never = f"{teller.name} does not tell how it stands with its peers ({error})"
@@ -150,6 +152,8 @@ class Horizon:
         """One line for each node that is not level, or that cannot be seen."""
         lines = []
         for seen in self._seen.values():
+            if not seen.answered:
+                lines.append(f"{seen.name} has not said yet how it stands with its peers")
             lines += [text for text in (seen.never, seen.error) if text is not None]
             for edge in seen.behind:
                 if edge.node is None or edge.node not in self._seen:
