@@ -88,13 +88,13 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
 class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A node that pulls from this one and is not among its peers, as it spoke of itself last.
 
-    `root` is null while it was building its tree. `missing` is how many blobs it lacks at least,
+    `root` is null when it named none. `missing` is how many blobs it lacks at least,
     by the counts; null when that is not known.
     """
 
     name: str
     node_id: str
-    root: str | None
+    root: str | None = None
     in_sync: bool
     blobs: int | None
     missing: int | None

@@ -85,7 +85,9 @@ class Teller:
         target, *rest = request.route
         peer = self._roster.find(target)
         if peer is None:
-            return StandingReply(error=f"node {target.hex()} is not a peer of {self._name}")
+            return StandingReply(
+                peers=[], error=f"node {target.hex()} is not a peer of {self._name}"
+            )
         try:
             self._places.acquire_nowait()
         except anyio.WouldBlock:
@@ -94,11 +96,11 @@ class Teller:
             reply = await peer.tell(msgspec.structs.replace(request, route=rest))
         except PeerError as error:
             never = isinstance(error, Refused) and error.retry_after is None
-            return StandingReply(error=one_line(error)[:MAX_WORDS], never=never)
+            return StandingReply(peers=[], error=one_line(error)[:MAX_WORDS], never=never)
         finally:
             self._places.release()
         if reply is None:
-            return StandingReply(error="its protocol has no such question", never=True)
+            return StandingReply(peers=[], error="its protocol has no such question", never=True)
         return reply
 
 

@@ -94,7 +94,7 @@ class _Known:
 
     async def standing(self, request: StandingRequest) -> StandingReply:  # noqa: ARG002 - the port's
         """It has no peers."""
-        return StandingReply()
+        return StandingReply(peers=[])
 
 
 class _Side:

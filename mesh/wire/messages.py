@@ -202,7 +202,7 @@ class StandingRequest(msgspec.Struct, frozen=True, kw_only=True):
     rounds with the peers that it has not been level with for so long. None: it does not.
     """
 
-    route: Annotated[list[NodeId], Meta(max_length=MAX_HOPS)] = []
+    route: Annotated[list[NodeId], Meta(max_length=MAX_HOPS)]
     since: Count | None = None
     set: int = 0
 
@@ -214,7 +214,7 @@ class StandingReply(msgspec.Struct, frozen=True, kw_only=True):
     node that it was passed on to does not know the question.
     """
 
-    peers: Annotated[list[Edge], Meta(max_length=MAX_PEERS)] = []
+    peers: Annotated[list[Edge], Meta(max_length=MAX_PEERS)]
     more: bool = False
     error: Annotated[str, Meta(max_length=MAX_WORDS)] | None = None
     never: bool = False
