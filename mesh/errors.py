@@ -14,6 +14,10 @@ class ConfigError(MeshError):
     """The configuration or the command line cannot work; nothing was started."""
 
 
+class Stopping(MeshError):
+    """The node is being stopped, and what was asked for would take longer than that."""
+
+
 class InputError(MeshError):
     """A caller's input is malformed: a digest, a prefix, a range, a manifest."""
 

@@ -1,4 +1,18 @@
-"""The node: wires the actors, owns their nursery and the order of shutdown. Knows no HTTP."""
+"""The node: wires the actors, owns their nursery and the order of shutdown. Knows no HTTP.
+
+**Theory.** A node is a tree of tasks. `run` opens the store, starts every actor under a supervisor
+in one task group, and stays there until it is cancelled. Each thing that changes has one owner
+among the actors: the keeper owns the store, the tree and the claims; each peer actor what is known
+of its peer; the scheduler when rounds begin. The node itself owns nothing that changes but its
+phase (opening, building, ready). It is where the actors meet. It passes on
+
+- what arrives (`_announce`) to the announcers of all peers;
+- what peers say of themselves (`heard`, `hinted`) to the peer actor and the scheduler;
+- what clients ask (`status`, `find_peer`, `wait`) to whoever knows it.
+
+Shutdown goes in the order of what depends on what: the actors are cancelled, the mailboxes are
+closed, which answers whoever waits for them, then the connections to peers, and at last the store.
+"""
 
 from __future__ import annotations
 
@@ -24,24 +38,21 @@ from mesh.actors.scheduler import Scheduler
 from mesh.actors.scrubber import Scrubber
 from mesh.actors.service import Service
 from mesh.actors.sketcher import Sketcher
+from mesh.actors.telling import Teller
+from mesh.actors.waiting import Wait
 from mesh.config import Address, Config
 from mesh.core.digest import Digest
 from mesh.core.holder import Holder
 from mesh.core.tree import Tree
-from mesh.errors import InputError, one_line
+from mesh.errors import InputError
 from mesh.offload import Offload
-from mesh.status import InboundStatus, RoundStats, Status, WaitReport, WantedStatus
+from mesh.status import InboundStatus, Status, WaitAnswer, WaitReport, WantedStatus
 from mesh.store.base import BlobStore
 from mesh.transport.base import Replica, Sketches
 from mesh.version import package_version
-from mesh.wire.messages import Hello
+from mesh.wire.messages import Hello, StandingReply, StandingRequest
 
 log = logging.getLogger("mesh")
-
-# `wait` looks again after a round that did not level a peer: soon at first, for a mesh that is
-# about to be level, then once a second, for one that is moving a terabyte.
-_WAIT_FIRST = 0.05
-_WAIT_CAP = 1.0
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -101,6 +112,7 @@ class Node:
             for address in _distinct(config.addresses())
         ]
         self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
+        self._teller = Teller(identity.name, self.peers, self._roster, self.keeper, self._scheduler)
         self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
         self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._candidates)
         # A copy: how often the scrub draws must not shift the jitter of the rounds.
@@ -185,21 +197,18 @@ class Node:
         raise InputError(f"no peer is called {name[:80]!a}; there are: {known}")
 
     async def wait(self, timeout: float | None) -> list[WaitReport]:
-        """Rounds with every peer until each is level, or `timeout` seconds are over.
+        """Rounds with every peer until each is level, or `timeout` seconds are over."""
+        return await self._wait().peers(timeout)
 
-        Level: all that was here when the call began is there, and all that was there when it was
-        first asked is here, as proven by rounds that began after the call.
+    async def wait_and_tell(self, timeout: float | None, *, whole: bool) -> WaitAnswer:
+        """The same, and how far that is seen.
+
+        With `whole`, all nodes that are reached through peers have to be level as well.
         """
-        reports = {
-            peer: WaitReport(peer=peer.name, level=False, error="no answer yet")
-            for peer in self.peers
-        }
-        with anyio.move_on_after(timeout):
-            baseline = await self.keeper.built()
-            async with create_task_group() as group:
-                for peer in self.peers:
-                    group.start_soon(_level, peer, baseline, reports)
-        return list(reports.values())
+        return await self._wait().answer(timeout, whole=whole)
+
+    def _wait(self) -> Wait:
+        return Wait(self.peers, self.keeper, self.identity.node_id)
 
     # --- what peers tell (actors.service.Acquaintances) ------------------------------------------
 
@@ -245,12 +254,16 @@ class Node:
         return peer is not None and peer.address.pulls
 
     def pulled(self, hello: Hello) -> float | None:
-        """Seconds since we last levelled ourselves with that node.
+        """Seconds since we last fetched from that node all that was missing here.
 
         Whoever asks in the name of a peer learns this number, and can do nothing with it.
         """
         peer = self._roster.find(hello.node)
         return peer.pulled_seconds_ago if peer is not None else None
+
+    async def standing(self, request: StandingRequest) -> StandingReply:
+        """How we stand with our peers, or a node behind us with its."""
+        return await self._teller.answer(request)
 
     def _ask_others(self, failed: Peer) -> bool:
         """One peer did not bring what it had claimed: the others, if any, are asked soon."""
@@ -282,34 +295,6 @@ class Node:
         self._sketcher.nudge()
         for peer in self.peers:
             peer.announce(digests, holder)
-
-
-async def _level(peer: Peer, baseline: Tree, reports: dict[Peer, WaitReport]) -> None:
-    """Rounds with one peer until it is level with `baseline`, and we with it."""
-    pause = _WAIT_FIRST
-    here = there = False
-    while True:
-        stats = await peer.sync(baseline=baseline)
-        if stats.error is None and stats.proven:
-            here = here or stats.missing_here == 0
-            there = there or stats.baseline_there == 0
-        level = (here and there) or not peer.counts
-        reports[peer] = _report(stats, level=level)
-        if level:
-            return
-        await anyio.sleep(pause)
-        pause = min(_WAIT_CAP, pause * 2)
-
-
-def _report(stats: RoundStats, *, level: bool) -> WaitReport:
-    known = stats.proven
-    return WaitReport(
-        peer=stats.peer,
-        level=level,
-        missing_here=stats.missing_here if known else None,
-        missing_there=stats.baseline_there if known else None,
-        error=one_line(Exception(stats.error)) if stats.error else None,
-    )
 
 
 def _distinct(addresses: Sequence[Address]) -> list[Address]:

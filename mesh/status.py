@@ -25,7 +25,12 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round did, as `sync` prints it. Counts of blobs, sizes in bytes."""
+    """What a round did, as `sync` prints it. Counts of blobs, sizes in bytes.
+
+    `missing_here` and `missing_there` are missing still, now that the round is over;
+    `baseline_there` was missing of a given set when the round began. `reasons`: one line for each
+    reason why blobs could not be moved. `direction`: both, pull or push, as the peer is configured.
+    """
 
     peer: str
     state: str
@@ -37,15 +42,28 @@ class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     over_limit: int = 0
     refusal: str = ""
+    reasons: list[str] = []
+    direction: str = "both"
     missing_here: int = 0
     missing_there: int = 0
     baseline_there: int = 0
     seconds: float = 0.0
     error: str | None = None
 
+    @property
+    def level(self) -> bool:
+        """Whether nothing is left to move, in the directions in which blobs are moved."""
+        left_here = self.missing_here if self.direction != "push" else 0
+        left_there = self.missing_there if self.direction != "pull" else 0
+        return self.error is None and self.proven and not left_here and not left_there
+
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer in `status`. `missing_*` are null until a round has compared."""
+    """A peer in `status`. `state` is one of core.standing.State.
+
+    `missing_*` are null while they are not known; in the midst of a round they count what has
+    been found so far. `root` and `blobs` are what the peer named last.
+    """
 
     name: str
     url: str
@@ -70,11 +88,13 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
 class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A node that asks us without being listed as a peer, as it described itself; unproven.
 
-    `missing`: how many of our blobs it lacks at least; null when that is not known.
+    `root` is null when it named none. `missing` is how many of our blobs it lacks at least, by the
+    counts; null when that is not known.
     """
 
     name: str
     node_id: str
+    root: str | None = None
     in_sync: bool
     blobs: int
     missing: int | None
@@ -108,7 +128,8 @@ class WantedStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /v1/status`. `root` is null while the tree is being built.
 
-    `wanted` has the first hundred of the `wanted_blobs`.
+    `wanted` has the first hundred of the `wanted_blobs`. `inbound`: nodes that pull from this one
+    without being its peers.
     """
 
     node_id: str
@@ -127,10 +148,29 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one peer stands in a `wait`; `level` is final."""
+    """How one peer stands in a `wait`; `level` is final.
+
+    `direction`: both, pull or push: only what moves in it was looked at. `counts` is false for an
+    address that turned out to be this node itself, or a peer that is listed twice.
+    """
 
     peer: str
     level: bool
+    direction: str = "both"
+    counts: bool = True
     missing_here: int | None = None
     missing_there: int | None = None
     error: str | None = None
+
+
+class WaitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `POST /v1/wait`.
+
+    `level`: all that was asked for is level. `said`: how far that reaches, in one line for people.
+    `beyond`: one line for each node behind the peers that is not level, or that cannot be seen.
+    """
+
+    level: bool
+    said: str
+    peers: list[WaitReport]
+    beyond: list[str] = []

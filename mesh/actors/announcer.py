@@ -1,20 +1,22 @@
 """The announcer: offers a peer at once what is new here, and never what came from it.
 
-One for each peer, so that one that hangs delays the others by nothing. Announcements may be
-lost: the periodic rounds are the guarantee.
+There is one for each peer, so that a peer that hangs does not delay the others. Announcements may
+be lost, since the periodic rounds are the guarantee; but the peer actor is told of each one that
+was lost, and looks what became of the peer.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import anyio
 
 from mesh.actors.keeper import Keeper
 from mesh.actors.transfer import Tally, push
 from mesh.core.digest import Digest
-from mesh.errors import MeshError, one_line
+from mesh.errors import MeshError, PeerError, one_line
 from mesh.transport.base import Replica
 from mesh.wire.messages import Hello
 
@@ -32,26 +34,31 @@ _SPACING = 0.25
 _MOST = 1000
 
 
+class Listener(Protocol):
+    """Who is told what became of announcements: the peer actor."""
+
+    def answered(self, hello: Hello | None, refusal: str, *, more: bool) -> None:
+        """The peer answered, and stands as `hello` says, None when it did not say.
+
+        `refusal`: why the peer did not take one of the blobs, or "". `more`: the peer does not
+        fetch by itself and did not take all that is new, so a round has to bring the rest.
+        """
+
+    def unanswered(self, error: PeerError) -> None:
+        """The announcement, or what followed it, failed."""
+
+
 class Announcer:
     """What is new since the last announcement to one peer."""
 
     def __init__(
-        self,
-        keeper: Keeper,
-        replica: Replica,
-        hello: Callable[[], Hello],
-        heard: Callable[[Hello], None],
-        level: Callable[[], None],
+        self, keeper: Keeper, replica: Replica, hello: Callable[[], Hello], listener: Listener
     ) -> None:
-        """`hello` tells how we stand; `heard` is told how the peer stands, as it answers.
-
-        `level` asks for a round of ours: there is more for a peer that does not fetch it.
-        """
-        self._level = level
+        """`hello` tells how we stand."""
         self._keeper = keeper
         self._replica = replica
         self._hello = hello
-        self._heard = heard
+        self._listener = listener
         self._fresh: list[Digest] = []
         self._more = False
         self._wake = anyio.Event()
@@ -82,14 +89,23 @@ class Announcer:
                 await self._announce(fresh, more)
             except MeshError as error:
                 log.debug("announcement lost: %s", one_line(error))
+                if isinstance(error, PeerError):
+                    self._listener.unanswered(error)
             await anyio.sleep(_SPACING)
 
     async def _announce(self, fresh: list[Digest], more: bool) -> None:
         offered = await self._replica.offer(self._hello(), fresh, more=more)
         theirs = offered.hello
+        refusal = ""
         if offered.wants:
-            theirs = await push(self._keeper, self._replica, offered, self.tally)
-        if theirs is not None:
-            self._heard(theirs)
-        if more and not offered.pulls:
-            self._level()
+            moved = Tally()
+            try:
+                theirs = await push(self._keeper, self._replica, offered, moved)
+            finally:
+                self.tally.sent += moved.sent
+                self.tally.sent_bytes += moved.sent_bytes
+            refusal = moved.refusal
+        # A peer that cannot say how it stands is only asked again where there surely is more: it
+        # may have what it does not want.
+        rest = more or (theirs is not None and len(offered.wants) < len(fresh))
+        self._listener.answered(theirs, refusal, more=rest and not offered.pulls)

@@ -57,6 +57,7 @@ class Inbound:
             InboundStatus(
                 name=printable(seen.name or node.hex()[:8]),
                 node_id=node.hex(),
+                root=seen.root.hex() if seen.root is not None else None,
                 in_sync=root is not None and seen.root == root,
                 blobs=seen.count,
                 missing=_missing(seen, root, count),

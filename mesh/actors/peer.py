@@ -1,20 +1,35 @@
-"""The peer actor: one for each configured peer; runs its rounds one at a time, knows its state."""
+"""The peer actor: one for each configured peer; it runs the rounds with the peer, one at a time.
+
+**Theory.** The actor is a shell around two values. `core.standing` decides where the peer stands
+and what is known of it; `actors.round` moves blobs. What is left for the actor:
+
+- It takes requests for rounds from its mailbox: from the scheduler (`due`), or from a person
+  (`sync`), who gets an answer in any case. One round runs at a time, so that two of them never
+  ask the peer for the same blobs.
+- It tells the standing what happened, in the order in which it happened: what the greeting showed,
+  how the round ended, what became of announcements, what the peer said by itself.
+- It tells the scheduler when a round is over, how it went, and when to look again.
+- It remembers who the peer is (its node id, its run, its name), since an address is only a hint.
+
+A round has four parts: `_greet` (one request, which ends most rounds), `Round.run`, `_summary` and
+the report to the scheduler. An error anywhere ends the round, and is shown as the last error.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import msgspec
-from anyio import create_memory_object_stream
 
-from mesh.actors.actor import Reply
+from mesh.actors.actor import Mailbox
 from mesh.actors.announcer import Announcer
 from mesh.actors.fetcher import Candidate
 from mesh.actors.keeper import Keeper
+from mesh.actors.reasons import reasons
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
@@ -22,25 +37,29 @@ from mesh.config import Address
 from mesh.core.claims import LEASE
 from mesh.core.digest import Digest
 from mesh.core.holder import Anonymous, Configured, Holder
+from mesh.core.standing import Event, Outcome, Standing
 from mesh.core.tree import Tree
-from mesh.errors import MeshError, PeerError, Refused, one_line, printable
+from mesh.errors import MeshError, PeerError, Refused, Unreachable, one_line, printable
 from mesh.status import PeerStatus, RoundStats
 from mesh.transport.base import Meeting, Replica
-from mesh.wire.messages import Hello
+from mesh.wire.messages import Hello, StandingReply, StandingRequest
 
 log = logging.getLogger("mesh")
 
-# Rounds asked for and not begun; each asker waits for a round that began after it asked.
-_MAILBOX = 16
+# Rounds that the scheduler has asked for and that have not begun. It asks for the next one when the
+# one before is over, so there is one at most.
+_ROOM = 1
 
 # A peer that has not pulled from us for this many intervals does not list us, or cannot reach
 # us: then what it lacks is pushed.
 _SILENT_INTERVALS = 3
 
-
-# Seconds that other peers have for what a failed one had claimed, before it is tried again: their
-# rounds begin within one.
-_HEAD_START = 5.0
+# What the greeting can show of a peer that is not to be compared with.
+_IGNORED = {
+    Event.SELF: "this node itself",
+    Event.DUPLICATE: "another address of a peer already listed",
+}
+_COPIED = {Event.CLONE: "this node's", Event.TWIN: "another peer's"}
 
 
 @dataclass(frozen=True)
@@ -60,15 +79,26 @@ class Host:
     released: Callable[[Peer], bool]
 
 
-class _Request:
-    __slots__ = ("asked", "baseline", "push", "reply", "scheduled")
+class _Copied(Refused):
+    """The peer has the id of another node: one data directory is a copy of the other."""
 
-    def __init__(self, *, push: bool, baseline: Tree | None, scheduled: bool) -> None:
-        self.push = push
-        self.baseline = baseline
-        self.scheduled = scheduled
-        self.asked = anyio.current_time()
-        self.reply: Reply[RoundStats] = Reply()
+    def __init__(self, place: str, event: Event, node: bytes) -> None:
+        super().__init__(
+            f"{place} has {_COPIED[event]} id {node.hex()}: one data directory is a copy of the "
+            "other; delete node.json in one of them and restart that node"
+        )
+        self.event = event
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A round: asked for by a person, or at a time by the scheduler.
+
+    A person's round pushes, and counts what the peer lacks of `baseline`.
+    """
+
+    baseline: Tree | None = None
+    scheduled_at: float | None = None
 
 
 class Peer:
@@ -79,26 +109,19 @@ class Peer:
         self.address = address
         self.holder = Configured(address.url)
         """Under which name it brings blobs: its address is all that is proven about it."""
+        self.standing = Standing(pulls=address.pulls, pushes=address.pushes)
+        self.announcer = Announcer(host.keeper, replica, host.hello, self)
         self._replica = replica
         self._host = host
-        self._in, self._mailbox = create_memory_object_stream[_Request](_MAILBOX)
-        self.announcer = Announcer(host.keeper, replica, host.hello, self.heard, self._again)
-        self._state = "new"
+        self._mailbox: Mailbox[_Wish, RoundStats] = Mailbox(
+            f"the peer actor of {address.place}", _ROOM, MeshError
+        )
         self._hello: Hello | None = None
         self._name: str | None = None
-        self._root: Digest | None = None
         self._round: Round | None = None
-        self._missing: tuple[int, int] | None = None
-        self._succeeded: float | None = None
-        self._error: str | None = None
-        self._failures = 0
-        self._rounds = 0
-        self._over_limit = 0
-        self._head_start = 0.0
-        self._failed_at = float("-inf")
-        self._moved = [0, 0, 0, 0]
+        self._moved = (0, 0, 0, 0)
 
-    # --- what others ask ---------------------------------------------------------------------
+    # --- who it is ---------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -113,7 +136,14 @@ class Peer:
     @property
     def counts(self) -> bool:
         """Whether it is a replica beside us: not ourselves, not another address of one."""
-        return self._state not in ("self", "duplicate")
+        return self.standing.counts
+
+    @property
+    def direction(self) -> str:
+        """Which way blobs are moved: both, pull or push."""
+        if self.address.pulls and self.address.pushes:
+            return "both"
+        return "pull" if self.address.pulls else "push"
 
     @property
     def announced_to(self) -> bool:
@@ -128,41 +158,74 @@ class Peer:
         """
         if not (self.counts and self.address.pulls and self.address.protocol == "mesh"):
             return None
-        return Candidate(self.holder, self._replica, not self._failures)
+        return Candidate(self.holder, self._replica, not self.standing.failures)
 
     @property
     def pulled_seconds_ago(self) -> float | None:
-        """Since we last levelled ourselves with it; None when never."""
-        return None if self._succeeded is None else anyio.current_time() - self._succeeded
+        """Since a round last fetched all that it found missing here; None when none ever did."""
+        return _since(self.standing.pulled)
+
+    def status(self, root: Digest | None) -> PeerStatus:
+        """A snapshot; `root` is ours."""
+        standing = self.standing
+        here, there = standing.missing(root)
+        moved = self._moved
+        if self._round is not None:
+            here, there = self._round.left_here, self._round.missing_there
+            moved = _sum(moved, _moved(self._round))
+        return PeerStatus(
+            name=self.name,
+            url=self.address.url,
+            state=standing.state,
+            in_sync=standing.in_sync(root),
+            node_id=self._hello.node.hex() if self._hello is not None else None,
+            root=standing.root.hex() if standing.root is not None else None,
+            blobs=self._hello.count if self._hello is not None else None,
+            missing_here=here,
+            missing_there=there,
+            last_success_seconds_ago=_since(standing.succeeded),
+            last_error=standing.error or self._host.keeper.lies.get(self.holder),
+            failures=standing.failures,
+            rounds=standing.rounds,
+            fetched_blobs=moved[0],
+            fetched_bytes=moved[1],
+            sent_blobs=moved[2] + self.announcer.tally.sent,
+            sent_bytes=moved[3] + self.announcer.tally.sent_bytes,
+            over_limit=standing.over_limit,
+        )
+
+    # --- what others ask ---------------------------------------------------------------------
 
     def due(self) -> None:
         """The scheduler's call for a round."""
-        request = _Request(push=False, baseline=None, scheduled=True)
-        try:
-            self._in.send_nowait(request)
-        except anyio.WouldBlock:
+        if not self._mailbox.tell(_Wish(scheduled_at=anyio.current_time())):
             # Rounds that people asked for are waiting: any of them serves as well.
             self._host.scheduler.ended(self, failed=False)
 
     async def sync(self, *, baseline: Tree | None = None) -> RoundStats:
         """A round that begins now, both ways. Failures are in the answer, not raised."""
-        request = _Request(push=True, baseline=baseline, scheduled=False)
         try:
-            await self._in.send(request)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            return self._stopping()
-        return await request.reply.wait()
+            return await self._mailbox.ask(_Wish(baseline))
+        except MeshError as error:  # the node is stopping, or a bug ended the round
+            return RoundStats(
+                peer=self.name,
+                state=self.standing.state,
+                direction=self.direction,
+                error=one_line(error),
+            )
+
+    async def tell(self, request: StandingRequest) -> StandingReply | None:
+        """What the peer says of its own peers; None when its protocol has no such question.
+
+        Raises PeerErrors.
+        """
+        return await self._replica.standing(request)
 
     def close(self) -> None:
         """`run` has ended for good; whoever still waits for a round is told so."""
-        self._in.close()
-        with suppress(anyio.EndOfStream, anyio.WouldBlock):
-            while True:
-                self._mailbox.receive_nowait().reply.set(self._stopping())
         self._mailbox.close()
 
-    def _stopping(self) -> RoundStats:
-        return RoundStats(peer=self.name, state=self._state, error="the node is stopping")
+    # --- what happens outside of rounds ------------------------------------------------------
 
     def brought(self, holder: Holder) -> bool:
         """Whether `holder` is this peer, as far as we can tell; see Anonymous.label."""
@@ -177,212 +240,232 @@ class Peer:
 
     def heard(self, hello: Hello) -> None:
         """The peer said how it stands, in an answer to a request of ours."""
-        if self.node == hello.node and hello.root is not None:
-            self._root = Digest(hello.root)
-            self._hello = hello
+        if self.node != hello.node or hello.root is None:
+            return
+        if self._acquainted(hello) and self.standing.restarted():
+            self._look_again()
+        self.standing.heard(Digest(hello.root))
 
-    def status(self, root: Digest | None) -> PeerStatus:
-        """A snapshot; `root` is ours."""
-        reached = self._failures == 0 and self._succeeded is not None
-        in_sync = reached and root is not None and self._root == root
-        here, there = self._missing if self._missing is not None else (None, None)
-        if in_sync:
-            here, there = 0, 0  # what was found missing has come, from wherever
-        moved = list(self._moved)
-        if self._round is not None:
-            here, there = self._round.left_here, self._round.missing_there
-            for at, value in enumerate(_moved(self._round)):
-                moved[at] += value
-        return PeerStatus(
-            name=self.name,
-            url=self.address.url,
-            state=self._state,
-            in_sync=in_sync,
-            node_id=self._hello.node.hex() if self._hello is not None else None,
-            root=self._root.hex() if self._root is not None else None,
-            blobs=self._hello.count if self._hello is not None else None,
-            missing_here=here,
-            missing_there=there,
-            last_success_seconds_ago=self.pulled_seconds_ago,
-            last_error=self._error or self._host.keeper.lies.get(self.holder),
-            failures=self._failures,
-            rounds=self._rounds,
-            fetched_blobs=moved[0],
-            fetched_bytes=moved[1],
-            sent_blobs=moved[2] + self.announcer.tally.sent,
-            sent_bytes=moved[3] + self.announcer.tally.sent_bytes,
-            over_limit=self._over_limit,
-        )
+    def answered(self, hello: Hello | None, refusal: str, *, more: bool) -> None:
+        """See Listener: an announcement was answered."""
+        if hello is not None:
+            self.heard(hello)
+        if refusal:
+            self.standing.noted(refusal)
+        if more and self.standing.root != self._host.keeper.ready_tree().root:
+            self._host.scheduler.hint(self)
 
-    def _again(self) -> None:
-        """Another round soon."""
-        self._host.scheduler.hint(self)
+    def unanswered(self, error: PeerError) -> None:
+        """See Listener: an announcement was lost."""
+        if self.standing.unannounced(f"an announcement was lost: {one_line(error)}"):
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """A round at once: the peer was thought to be well, and maybe is not."""
+        self._host.scheduler.hint(self, 0.0)
+
+    def _acquainted(self, hello: Hello) -> bool:
+        """Take in who speaks; whether it is another run of the process that we knew."""
+        known, self._hello = self._hello, hello
+        return known is not None and known.instance != hello.instance
 
     # --- the actor ---------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Rounds as they are asked for, until cancelled."""
-        async for request in self._mailbox:
-            if request.scheduled and self._failed_at >= request.asked:
-                continue  # it was due before a round failed; the schedule has moved it back since
-            self._head_start = 0.0
-            failure = RoundStats(
-                peer=self.name, state="failing", error="the round crashed; see the log of the node"
-            )
-            retry_after: float | None = None
-            stats: RoundStats | None = None
-            try:
-                stats = await self._one(request)
-                self._succeeded_now(stats)
-            except MeshError as error:
-                wish = error.retry_after if isinstance(error, Refused) else None
-                retry_after = max(wish or 0.0, self._head_start) or None
-                failure = self._failed_now(error)
-            finally:
-                self._round = None
-                request.reply.set(stats or failure)
-                self._host.scheduler.ended(self, failed=stats is None, retry_after=retry_after)
+        while True:
+            with self._mailbox.turn() as turn:
+                request = await turn.take()
+                wish = request.question
+                if wish.scheduled_at is not None and self.standing.outdated(wish.scheduled_at):
+                    continue  # a round failed since, and the schedule has moved this one back
+                request.reply.set(await self._taken(wish))
 
-    async def _one(self, request: _Request) -> RoundStats:
+    async def _taken(self, wish: _Wish) -> RoundStats:
+        """One round, of which the scheduler and the standing learn however it ends."""
+        stats: RoundStats | None = None
+        failed = True
+        retry_after: float | None = None
+        try:
+            stats = await self._one(wish)
+            failed = False
+        except MeshError as error:
+            stats, retry_after = self._failed(error)
+        finally:
+            if stats is None:  # a bug, which the supervisor logs; or the node is stopping
+                text = "the round crashed; see the log of the node"
+                self.standing.failed(Event.BROKEN, text, anyio.current_time())
+            self._round = None
+            self._host.scheduler.ended(self, failed=failed, retry_after=retry_after)
+        return stats
+
+    async def _one(self, wish: _Wish) -> RoundStats:
         keeper = self._host.keeper
         await keeper.built()
         began = anyio.current_time()
-        self._rounds += 1
+        self.standing.begins(began)
         meeting = await self._replica.meet(self._host.hello())
-        state = self._met(meeting)
-        if state in ("self", "duplicate", "building"):
-            self._state = state
-            return RoundStats(peer=self.name, state=state)
-        if meeting.equal:
-            self._missing = (0, 0)
-            self._over_limit = 0
-            self._state = "idle"
-            return RoundStats(
-                peer=self.name, state="idle", proven=True, seconds=anyio.current_time() - began
+        failures = self.standing.failures
+        event = self._greet(meeting)
+        if event is Event.DIFFERS:
+            self._round = run = Round(
+                keeper,
+                self._replica,
+                self.holder,
+                self._host.limits,
+                pulling=self.address.pulls and keeper.disk.condition.good,
             )
-        self._state = "syncing"
-        self._round = run = Round(
-            keeper,
-            self._replica,
-            self.holder,
-            self._host.limits,
-            pulling=self.address.pulls and keeper.disk.condition.good,
-        )
-        pushing = self.address.pushes and (request.push or self._never_pulls(meeting))
-        hello = self._host.hello() if pushing else None
-        await run.run(meeting, hello, request.baseline)
-        return self._ended(run, meeting, began)
+            asked = wish.scheduled_at is None
+            pushing = self.address.pushes and (asked or self._never_pulls(meeting))
+            hello = self._host.hello() if pushing else None
+            await run.run(meeting, hello, wish.baseline)
+            stats = self._summary(run, meeting, began, pushing=pushing)
+        else:
+            seconds = anyio.current_time() - began
+            stats = self._stats(proven=event is Event.EQUAL, seconds=seconds)
+        if failures:
+            log.info("peer %s is back", self.name)
+        return stats
 
-    def _met(self, meeting: Meeting) -> str:
-        """Take in what the peer said of itself; what it turned out to be."""
-        hello = meeting.hello
-        self._root = meeting.root
-        if hello is None:
-            return "peer" if meeting.ready else "building"
+    # --- the greeting ------------------------------------------------------------------------
+
+    def _greet(self, meeting: Meeting) -> Event:
+        """Take in what the peer said of itself, and what it turned out to be."""
+        if meeting.hello is not None:
+            self._introduced(meeting.hello)
+        event = self._recognised(meeting)
+        if event in _COPIED:
+            raise _Copied(self.address.place, event, self.node or b"")
+        if event in _IGNORED and self.standing.state != event.value:
+            log.warning("peer %s is %s; ignoring it", self.address.place, _IGNORED[event])
+        self.standing.met(event, meeting.root, anyio.current_time())
+        return event
+
+    def _introduced(self, hello: Hello) -> None:
         known = self._hello
-        self._hello = hello
+        if self._acquainted(hello):
+            self.standing.restarted()  # and looked at right now
         if hello.name is not None:  # it is told once
             self._name = printable(hello.name) or None
         elif known is not None and known.node != hello.node:
             self._name = None  # another node has taken the place
-        what = self._host.roster.recognise(self, hello)
-        if what in ("clone", "twin"):
-            whose = "this node's" if what == "clone" else "another peer's"
-            raise Refused(
-                f"{self.address.place} has {whose} id {hello.node.hex()}: one data directory is a "
-                "copy of the other; delete node.json in one of them and restart that node"
-            )
-        if what != "peer":
-            if self._state != what:
-                log.warning("peer %s is %s; ignoring it", self.address.place, _EXPLAINED[what])
-            return what
-        return "peer" if meeting.ready else "building"
+
+    def _recognised(self, meeting: Meeting) -> Event:
+        if meeting.hello is not None:
+            what = self._host.roster.recognise(self, meeting.hello)
+            if what != "peer":
+                return Event(what)
+        if not meeting.ready:
+            return Event.STARTING
+        return Event.EQUAL if meeting.equal else Event.DIFFERS
 
     def _never_pulls(self, meeting: Meeting) -> bool:
         silence = _SILENT_INTERVALS * self._host.interval
         return meeting.pulled is None or meeting.pulled > silence
 
-    def _ended(self, run: Round, meeting: Meeting, began: float) -> RoundStats:
+    # --- the end of a round ------------------------------------------------------------------
+
+    def _summary(self, run: Round, meeting: Meeting, began: float, *, pushing: bool) -> RoundStats:
         """Sum up a round; raises its error after what it did has been counted."""
-        for at, value in enumerate(_moved(run)):
-            self._moved[at] += value
-        self._over_limit = run.tally.over_limit
-        self._root = run.root
-        if run.hello is not None:
-            self.heard(run.hello)
-        there = 0 if self._root == self._host.keeper.ready_tree().root else run.missing_there
-        if run.proven:
-            self._missing = (run.left_here, there)
+        self._moved = _sum(self._moved, _moved(run))
+        theirs = run.root
+        if run.hello is not None and run.hello.node == self.node and run.hello.root is not None:
+            self._acquainted(run.hello)
+            theirs = Digest(run.hello.root)
         if run.error is not None:
-            if run.left_here and self._host.released(self):
-                # What was claimed here is free again: others come first, or this peer might
-                # claim it all anew and hang with it for ever.
-                self._head_start = _HEAD_START
             raise run.error
-        if run.more:
-            self._again()
-        elif run.elsewhere and run.left_here:
-            # Should the other one hang, its claims are over by then.
-            self._host.scheduler.hint(self, LEASE)
-        self._state = "idle"
-        if meeting.hello is None and run.tally.sent:
-            # A peer that cannot tell how it stands afterwards is asked again soon.
-            self._again()
-        return RoundStats(
-            peer=self.name,
-            state="idle",
+        ours = self._host.keeper.ready_tree().root
+        there = 0 if theirs == ours else max(0, run.missing_there - run.tally.sent)
+        why = self._reasons(run, there if pushing else 0)
+        outcome = Outcome(
+            proven=run.proven,
+            ours=ours,
+            theirs=theirs,
+            left_here=run.left_here,
+            left_there=there,
+            pulled=self._host.keeper.disk.condition.good,
+            over_limit=run.tally.over_limit,
+            reasons=tuple(why),
+        )
+        unproven = self.standing.ended(outcome, anyio.current_time())
+        self._come_back(run, unproven=unproven, mute=meeting.hello is None)
+        if run.tally.fetched or run.tally.sent:
+            moved = run.tally.fetched, run.tally.sent
+            log.info("round with %s: %d blobs here, %d there", self.name, *moved)
+        return self._stats(
             proven=run.proven,
             missing_here=run.left_here,
             missing_there=there,
             baseline_there=run.baseline_there,
             seconds=anyio.current_time() - began,
+            reasons=why,
             **msgspec.structs.asdict(run.tally),
         )
 
-    def _succeeded_now(self, stats: RoundStats) -> None:
-        if self._failures:
-            log.info("peer %s is back", self.name)
-        self._failures = 0
-        self._error = stats.refusal or None
-        disk = self._host.keeper.disk.condition
-        if stats.missing_here and self.address.pulls and not disk.good:
-            self._error = f"nothing is fetched, the store is {disk.state}: {disk.reason}"
-        if stats.proven:
-            self._succeeded = anyio.current_time()
-        if stats.fetched or stats.sent:
-            log.info("round with %s: %d blobs here, %d there", self.name, stats.fetched, stats.sent)
-        if self._over_limit:
-            self._state = "over limit"
-            self._error = (
-                f"{self._over_limit} blobs are larger than max_replica_bytes "
-                f"({self._host.limits.max_replica_bytes}); raise it on this node"
-            )
+    def _reasons(self, run: Round, left_there: int) -> list[str]:
+        limit = self._host.limits.max_replica_bytes
+        return reasons(run, self.address, self._host.keeper, limit, left_there)
 
-    def _failed_now(self, error: MeshError) -> RoundStats:
+    def _come_back(self, run: Round, *, unproven: bool, mute: bool) -> None:
+        """Ask for the next round, where this one left something that it can do."""
+        if run.more or unproven or (mute and run.tally.sent):
+            # A peer that cannot tell how it stands afterwards (`mute`) is asked again soon.
+            self._host.scheduler.hint(self)
+        elif run.elsewhere and run.left_here:
+            # Should the other one hang, its claims are over by then.
+            self._host.scheduler.hint(self, LEASE)
+
+    def _failed(self, error: MeshError) -> tuple[RoundStats, float | None]:
+        """A round failed: what it did nevertheless, and how long the peer is left alone."""
         text = one_line(error)
-        if not self._failures or self._error != text:
+        if not self.standing.failures or self.standing.error != text:
             log.warning("peer %s: %s", self.name, text)
-        self._failures += 1
-        self._failed_at = anyio.current_time()
-        self._error = text
-        self._state = "failing"
+        # What was claimed here is free again. Other peers come first, or this one might claim
+        # it all anew and hang with it for ever.
+        left = self._round is not None and self._round.left_here
+        retry_after = self.standing.failed(
+            _kind(error),
+            text,
+            anyio.current_time(),
+            wish=error.retry_after if isinstance(error, Refused) else None,
+            released=bool(left) and self._host.released(self),
+        )
         if isinstance(error, PeerError):
             self._host.roster.forget(self)
-        done = _moved(self._round) if self._round is not None else (0, 0, 0, 0)
+        return self._stats(error=text), retry_after
+
+    def _stats(self, *, error: str | None = None, **facts: Any) -> RoundStats:
+        """How a round ended; of one that failed, what it moved before."""
+        if self._round is not None and error is not None:
+            facts = msgspec.structs.asdict(self._round.tally)
         return RoundStats(
             peer=self.name,
-            state="failing",
-            error=text,
-            fetched=done[0],
-            fetched_bytes=done[1],
-            sent=done[2],
-            sent_bytes=done[3],
+            state=self.standing.state,
+            direction=self.direction,
+            error=error,
+            **facts,
         )
 
 
-_EXPLAINED = {"self": "this node itself", "duplicate": "another address of a peer already listed"}
+def _kind(error: MeshError) -> Event:
+    if isinstance(error, _Copied):
+        return error.event
+    if isinstance(error, Unreachable):
+        return Event.UNREACHABLE
+    return Event.REFUSED if isinstance(error, Refused) else Event.BROKEN
 
 
-def _moved(run: Round) -> tuple[int, int, int, int]:
+def _since(moment: float | None) -> float | None:
+    return None if moment is None else anyio.current_time() - moment
+
+
+_Moved = tuple[int, int, int, int]
+
+
+def _moved(run: Round) -> _Moved:
     tally = run.tally
     return tally.fetched, tally.fetched_bytes, tally.sent, tally.sent_bytes
+
+
+def _sum(one: _Moved, other: _Moved) -> _Moved:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]

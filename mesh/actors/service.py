@@ -1,7 +1,7 @@
 """What a node answers to its peers, whatever carries the question: HTTP or a network in memory.
 
-docs/protocol.md has the paths. No question makes the node call anybody, and none makes it do
-work in proportion to what it holds.
+docs/protocol.md has the paths. No question makes the node do work in proportion to what it holds.
+None makes it call anybody, but for `standing`, which may be passed on to a configured peer.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from mesh.wire.messages import (
     OfferReply,
     PushReply,
     RootReply,
+    StandingReply,
+    StandingRequest,
     Start,
     TreeReply,
     TreeRequest,
@@ -93,6 +95,9 @@ class Acquaintances(Protocol):
         Whoever uses the id of a peer wrongly learns this number. The peer is told it as before.
         """
 
+    async def standing(self, request: StandingRequest) -> StandingReply:
+        """How we stand with our peers; asked of one of them when the request has a route."""
+
 
 class Service:
     """See transport.memory.Handler for the three verbs; raises InputError, Refused, StoreError."""
@@ -115,7 +120,7 @@ class Service:
         self._streams = anyio.Semaphore(_STREAMS)
 
     async def call(self, path: str, body: bytes) -> bytes:
-        """root, cells, find, tree, offer."""
+        """root, cells, find, tree, offer, standing."""
         if path == "root":
             return encode(await self._root(decode(Greeting, body)))
         if path == "cells":
@@ -126,6 +131,8 @@ class Service:
             return encode(self._tree(decode(TreeRequest, body)))
         if path == "offer":
             return encode(await self._offer(decode(Offer, body)))
+        if path == "standing":
+            return encode(await self._standing(decode(StandingRequest, body)))
         raise InputError(f"no such request: {path!a}")
 
     async def download(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
@@ -274,6 +281,10 @@ class Service:
             for each in kept
             if each.digest in wants and each.size and not each.busy and not each.guarded
         ]
+
+    async def _standing(self, request: StandingRequest) -> StandingReply:
+        _check_set(request.set)
+        return await self._known.standing(request)
 
     def _nameless(self) -> Hello:
         """How we stand, to a node that has asked for our name when it met us."""

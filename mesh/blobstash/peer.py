@@ -23,7 +23,7 @@ from mesh.errors import MeshError, Misbehaved, PeerError, Refused, one_line
 from mesh.offload import Offload
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed
 from mesh.wire.frames import Frame, FrameReader, Kind
-from mesh.wire.messages import Hello
+from mesh.wire.messages import Hello, StandingReply, StandingRequest
 
 log = logging.getLogger("mesh")
 
@@ -174,6 +174,11 @@ class BlobstashPeer:
         """One large blob, streamed, and always from its beginning: nothing else was said."""
         del start
         return Pushed(await self._send(digest, size, data), 0, None)
+
+    async def standing(self, request: StandingRequest) -> StandingReply | None:
+        """A BlobStash server does not tell whether it has peers."""
+        del request
+        return None
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -14,15 +14,21 @@ from rich.text import Text
 from mesh.config import Address
 from mesh.decoding import utf8
 from mesh.errors import InputError, printable
-from mesh.status import PeerStatus, RoundStats, ScrubStatus, Status, WaitReport
+from mesh.status import (
+    InboundStatus,
+    PeerStatus,
+    RoundStats,
+    ScrubStatus,
+    Status,
+    WaitAnswer,
+)
 from mesh.transport.client import NodeClient, node_client
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-class _Waited(msgspec.Struct, frozen=True):
-    level: bool
-    peers: list[WaitReport]
+# States of a peer that is no replica beside the node, and is left out of what `sync` promises.
+_IGNORED = ("self", "duplicate")
 
 
 async def ls(node: Address, prefix: str, *, as_json: bool) -> None:
@@ -48,15 +54,42 @@ async def status(address: Address, *, as_json: bool) -> None:
     if node.store.state != "ok":
         print(f"store: {node.store.state}: {node.store.reason}")
     _print_wanted(node)
-    if not node.peers:
+    _print_peers(node.peers)
+    _print_inbound(node.inbound)
+
+
+def _print_peers(peers: list[PeerStatus]) -> None:
+    if not peers:
         print("no peers")
         return
     table = Table("peer", "state", "in sync", "missing here", "missing there", "last success")
-    for peer in node.peers:
+    for peer in peers:
         table.add_row(*map(Text, _row(peer)))
     Console().print(table)
-    for peer in node.peers:
+    for peer in peers:
         print(f"{peer.name}: {peer.url}" + (f": {peer.last_error}" if peer.last_error else ""))
+
+
+def _print_inbound(nodes: list[InboundStatus]) -> None:
+    """The nodes that pull from this one and are not among its peers."""
+    if not nodes:
+        return
+    table = Table("inbound", "node id", "in sync", "blobs", "lacks at least", "last seen")
+    for node in nodes:
+        row = (
+            printable(node.name),
+            node.node_id,
+            "yes" if node.in_sync else "no",
+            _number(node.blobs),
+            _number(node.missing),
+            f"{node.last_seen_seconds_ago:.0f} s ago",
+        )
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def _number(count: int | None) -> str:
+    return "?" if count is None else str(count)
 
 
 def _print_wanted(node: Status) -> None:
@@ -74,8 +107,8 @@ def _row(peer: PeerStatus) -> tuple[str, ...]:
         peer.name,
         peer.state,
         "yes" if peer.in_sync else "no",
-        "?" if peer.missing_here is None else str(peer.missing_here),
-        "?" if peer.missing_there is None else str(peer.missing_there),
+        _number(peer.missing_here),
+        _number(peer.missing_there),
         "never" if ago is None else f"{ago:.0f} s ago",
     )
 
@@ -96,7 +129,7 @@ async def scrub(address: Address, verb: str | None, *, as_json: bool) -> None:
 
 
 async def sync(node: Address, names: list[str]) -> bool:
-    """A round with each of the peers, at the same time; whether all went well."""
+    """A round with each of the peers, at the same time; whether they are level after it."""
     async with node_client(node) as client:
         if not names:
             names = [_place(peer.url) for peer in (await client.status(Status)).peers]
@@ -107,17 +140,32 @@ async def sync(node: Address, names: list[str]) -> bool:
             for name in dict.fromkeys(names):
                 group.start_soon(_one, client, name, results)
     for stats in results.values():
-        moved = (
-            f"{stats.fetched} blobs ({size_text(stats.fetched_bytes)}) here, "
-            f"{stats.sent} ({size_text(stats.sent_bytes)}) there"
-        )
-        left = "" if stats.proven else f", not compared ({stats.state})"
-        if stats.proven and (stats.missing_here or stats.failed):
-            left = f", {stats.missing_here} still missing here"
-        if stats.error:
-            left = f"; failed: {stats.error}"
-        print(f"{stats.peer}: {moved}{left}")
-    return all(stats.error is None for stats in results.values())
+        print(f"{stats.peer}: {_moved(stats)}{_left(stats)}")
+    counting = [stats for stats in results.values() if stats.state not in _IGNORED]
+    if not counting:
+        print("mesh: no other node is among these peers; nothing was moved", file=sys.stderr)
+    return bool(counting) and all(stats.level for stats in counting)
+
+
+def _moved(stats: RoundStats) -> str:
+    return (
+        f"{stats.fetched} blobs ({size_text(stats.fetched_bytes)}) here, "
+        f"{stats.sent} ({size_text(stats.sent_bytes)}) there"
+    )
+
+
+def _left(stats: RoundStats) -> str:
+    """What a round did not do, and why."""
+    if stats.error:
+        return f"; failed: {stats.error}"
+    if stats.state in _IGNORED:
+        return f", not compared ({stats.state})"
+    left = [] if stats.proven else [f"not compared to the end ({stats.state})"]
+    if stats.proven and stats.missing_here and stats.direction != "push":
+        left.append(f"{stats.missing_here} still missing here")
+    if stats.proven and stats.missing_there and stats.direction != "pull":
+        left.append(f"{stats.missing_there} still missing there")
+    return "".join(f", {text}" for text in left) + "".join(f"; {why}" for why in stats.reasons)
 
 
 def _place(url: str) -> str:
@@ -129,22 +177,18 @@ async def _one(client: NodeClient, name: str, results: dict[str, RoundStats]) ->
     results[name] = await client.sync(name, RoundStats)
 
 
-async def wait(node: Address, timeout: float | None) -> bool:
-    """Whether every peer is level within the time; what is missing is said on stderr."""
+async def wait(node: Address, timeout: float | None, *, whole: bool) -> bool:
+    """Whether every peer is level within the time; with `whole`, every node behind them as well.
+
+    How far that was seen is said on stdout, or on stderr when not all of it is level.
+    """
     async with node_client(node) as client:
-        waited = await client.wait(timeout, _Waited)
-    for report in waited.peers:
-        if not report.level:
-            print(f"mesh: {report.peer}: {_lacking(report)}", file=sys.stderr)
-    return waited.level
-
-
-def _lacking(report: WaitReport) -> str:
-    if report.error is not None:
-        return report.error
-    if report.missing_here is None:
-        return "not compared yet"
-    return f"{report.missing_here} blobs missing here, {report.missing_there} missing there"
+        answer = await client.wait(timeout, WaitAnswer, whole=whole)
+    if answer.level:
+        print(printable(answer.said))
+    else:
+        print(f"mesh: {printable(answer.said)}", file=sys.stderr)
+    return answer.level
 
 
 def size_text(size: float) -> str:

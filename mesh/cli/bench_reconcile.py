@@ -28,7 +28,7 @@ from mesh.offload import Inline
 from mesh.store.memory import MemoryStore
 from mesh.transport.memory import MemoryNetwork
 from mesh.transport.native import NativePeer
-from mesh.wire.messages import Hello
+from mesh.wire.messages import Hello, StandingReply, StandingRequest
 
 METHODS = ("auto", "sketch", "tree")
 _HERE, _THERE = "http://here:7280", "http://there:7280"
@@ -94,6 +94,10 @@ class _Known:
     def pulled(self, hello: Hello) -> float | None:  # noqa: ARG002 - the port's
         """Seconds."""
         return 30.0
+
+    async def standing(self, request: StandingRequest) -> StandingReply:  # noqa: ARG002 - the port's
+        """It has no peers."""
+        return StandingReply(peers=[])
 
 
 class _Side:

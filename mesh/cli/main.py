@@ -239,7 +239,7 @@ def sync_command(
     node: NodeOption = _NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """Run a round with peers now, both ways; exit 1 if one of them failed."""
+    """Run a round with peers now, both ways; exit 1 unless all of them are level after it."""
     from mesh.cli import admin
 
     _ended(_run(admin.sync, _node(node, key_file), peers or []))
@@ -248,13 +248,16 @@ def sync_command(
 @app.command("wait", cls=Judged)
 def wait_command(
     timeout: Annotated[float | None, typer.Option(min=0, help="seconds; default for ever")] = None,
+    whole: Annotated[
+        bool, typer.Option("--mesh", help="wait for the peers of the peers as well, and so on")
+    ] = False,
     node: NodeOption = _NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """Wait until all that is here is on every peer, and all of theirs is here."""
+    """Wait until all that is here is on every peer, and all of theirs is here; say how far."""
     from mesh.cli import admin
 
-    _ended(_run(admin.wait, _node(node, key_file), timeout))
+    _ended(_run(partial(admin.wait, _node(node, key_file), timeout, whole=whole)))
 
 
 @app.command("scrub", cls=Judged)

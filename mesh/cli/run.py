@@ -150,7 +150,7 @@ async def _main(
         group.start_soon(_run, node, actors, stop, failures)
         announce(f"mesh node {name} ({node_id.hex()}) listening on {url}, data in {config.data}")
         await serve(
-            create_app(node, config.backend, blobstash), listener, config.backend, stop,
+            create_app(node, config.backend, blobstash, stop), listener, config.backend, stop,
             config.shutdown_seconds,
         )  # fmt: skip
         actors.cancel()

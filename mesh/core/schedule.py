@@ -96,7 +96,8 @@ class Schedule(Generic[K]):
     def hint(self, peer: K, now: float, after: float = HINT_SPACING) -> None:
         """There is something for a round with the peer; soon, but not a storm of them.
 
-        `after`: seconds from the end of the round before it, at least.
+        `after`: seconds from the end of the round before it, at least; 0 for a round at once,
+        which is for what happens once, as doubt about a peer that was thought to be in sync.
         """
         if entry := self._entries.get(peer):
             entry.hinted = after if entry.hinted is None else min(entry.hinted, after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+import anyio
 from quart import Quart, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -16,6 +17,7 @@ from mesh.errors import (
     PeerError,
     ReadOnly,
     Refused,
+    Stopping,
     StoreError,
     one_line,
 )
@@ -31,18 +33,19 @@ log = logging.getLogger("mesh")
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def create_app(node: Node, backend: str, connect: blobstash.Connect) -> Asgi:
+def create_app(node: Node, backend: str, connect: blobstash.Connect, stop: anyio.Event) -> Asgi:
     """The ASGI application of `node`; `backend` is asyncio or trio, as the loop that runs it.
 
-    `connect` makes the way to a BlobStash server.
+    `connect` makes the way to a BlobStash server. `stop` is set when the node is to stop.
     """
     app: Quart = QuartTrio("mesh") if backend == "trio" else Quart("mesh")
     # Bodies are counted and timed where they are read, and answers may take as long as they make
     # progress: Quart's own limits are 16 MiB and 60 s, and would end large blobs.
     app.url_map.merge_slashes = False  # an empty part of a path is an error, not another path
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
-    for room in (blobs, peers, admin):
+    for room in (blobs, peers):
         room.add_routes(app, node)
+    admin.add_routes(app, node, stop)
     if node.config.blobstash:
         blobstash.add_routes(app, node, connect)
     app.before_request(spared(Descriptors()))
@@ -72,7 +75,7 @@ async def _failed(error: MeshError) -> Response:
         return problem(408, text)  # whoever sends a body that stops, or is not what it should be
     if isinstance(error, Full):
         return problem(507, text)
-    if isinstance(error, StoreError):
+    if isinstance(error, StoreError | Stopping):
         return problem(503, text)
     return problem(500, text)
 

@@ -22,6 +22,7 @@ def add_routes(app: Quart, node: Node) -> None:
         ("find", handlers.call),
         ("tree", handlers.call),
         ("offer", handlers.call),
+        ("standing", handlers.call),
         ("batch", handlers.download),
         ("blob", handlers.download),
         ("push", handlers.upload),

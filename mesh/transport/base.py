@@ -21,7 +21,7 @@ from mesh.core.shortcut import Moment
 from mesh.core.tree import Tree
 from mesh.offload import Offload
 from mesh.wire.frames import Frame
-from mesh.wire.messages import Hello
+from mesh.wire.messages import Hello, StandingReply, StandingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,9 @@ class Replica(Protocol):
         self, digest: Digest, size: int, data: AsyncIterator[bytes], start: int
     ) -> Pushed:
         """Send one large blob of `size` bytes; `data` has those from `start` on."""
+
+    async def standing(self, request: StandingRequest) -> StandingReply | None:
+        """How the peer stands with its own peers; None when its protocol has no such question."""
 
     async def close(self) -> None:
         """Let go of connections."""

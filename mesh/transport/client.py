@@ -142,11 +142,15 @@ class NodeClient:
         path = f"/v1/peers/{quote(os.fsencode(peer), safe='')}/sync"
         return await self._ask(kind, "POST", path, accept=(200, 502))
 
-    async def wait(self, timeout: float | None, kind: type[T]) -> T:
-        """Rounds until all peers are level, for up to `timeout` seconds."""
+    async def wait(self, timeout: float | None, kind: type[T], *, whole: bool = False) -> T:
+        """Rounds until all peers are level, for up to `timeout` seconds.
+
+        With `whole`, until every node that is reached through them is.
+        """
+        params = {"mesh": "1"} if whole else {}
         if timeout is None:
-            return await self._ask(kind, "POST", "/v1/wait")
-        params = {"timeout": str(timeout)}
+            return await self._ask(kind, "POST", "/v1/wait", params=params)
+        params["timeout"] = str(timeout)
         with within(timeout + _GRACE, self._place):
             return await self._ask(kind, "POST", "/v1/wait", params=params)
 

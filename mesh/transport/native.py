@@ -32,6 +32,8 @@ from mesh.wire.messages import (
     OfferReply,
     PushReply,
     RootReply,
+    StandingReply,
+    StandingRequest,
     TreeReply,
     TreeRequest,
     decode,
@@ -169,6 +171,13 @@ class NativePeer:
         """Send one large blob, from `start` on."""
         begun = f"/{start}" if start else ""
         return await self._upload(f"{self._push}/{digest.hex()}/{size}{begun}", data)
+
+    async def standing(self, request: StandingRequest) -> StandingReply | None:
+        """Ask how the peer stands with its own peers, or a node behind it with its."""
+        hops = 1 + len(request.route)
+        with within(GREETING * hops, f"{self._place} (standing)"):
+            answer = await self._wire.call("standing", encode(request))
+        return self._decoded(StandingReply, answer)
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from mesh.core.cells import CELL, MAX_CELLS, PREFIX
+from mesh.core.horizon import MAX_HOPS, MAX_PEERS, MAX_WORDS, Edge
 from mesh.core.reconcile import MAX_ASKS, Ask, Forked, Listed
 from mesh.core.shortcut import MAX_PREFIXES, MIN_WIDTH, Found
 from mesh.decoding import messagepack_of
@@ -192,6 +193,32 @@ class PushReply(msgspec.Struct, frozen=True, kw_only=True):
     stored: Count = 0
     known: Count = 0
     rejected: Count = 0
+
+
+class StandingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """How do you stand with your peers?
+
+    `route`: the nodes that the question is passed on to, one by the other; the last one answers.
+    Each of them has to be a peer of the one before it. `since`: milliseconds; the answerer begins
+    rounds with the peers that it has not been level with for so long. None: it does not.
+    """
+
+    route: Annotated[list[NodeId], Meta(max_length=MAX_HOPS)]
+    since: Count | None = None
+    set: int = 0
+
+
+class StandingReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The peers of the answerer that count; `more` when there are more than MAX_PEERS of them.
+
+    `error`: the question could not be passed on, and why. `never`: nor will it be, because the
+    node that it was passed on to does not know the question.
+    """
+
+    peers: Annotated[list[Edge], Meta(max_length=MAX_PEERS)]
+    more: bool = False
+    error: Annotated[str, Meta(max_length=MAX_WORDS)] | None = None
+    never: bool = False
 
 
 T = TypeVar("T")

@@ -58,6 +58,49 @@ async def test_a_new_blob_is_everywhere_within_a_second(
         await world.level(1.0)
 
 
+async def test_a_lost_announcement_is_looked_into_at_once(autojump_clock: MockClock) -> None:
+    """Until then the peer is not known to be in sync, nor how much it lacks."""
+    async with a_world() as world:
+        a, *_ = await quiet(world, {"a": "b", "b": ""})
+        assert a.peer("b").in_sync
+        world.cut("a", "b")
+        await a.put(blob(1))
+        await trio.sleep(0.5)
+        status = a.peer("b")
+        assert (status.state, status.in_sync) == ("failing", False)
+        assert (status.missing_here, status.missing_there) == (None, None)
+        assert "cannot reach" in (status.last_error or "")
+        world.heal("a", "b")
+        await until(lambda: a.peer("b").in_sync, 10.0)
+        assert (a.peer("b").missing_here, a.peer("b").missing_there) == (0, 0)
+
+
+async def test_lost_announcements_to_a_dead_peer_are_no_reason_to_try_it_more_often(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a, *_ = await quiet(world, {"a": "b", "b": ""})
+        world.cut("a", "b")
+        for number in range(600):
+            await a.put(blob(number))
+            await trio.sleep(1.0)
+        assert a.peer("b").rounds < 25
+
+
+async def test_what_a_full_peer_does_not_take_is_said_soon(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        await world.start("b", interval=HOUR, reserve_bytes=2**50)
+        a = await world.start("a", ["b"], interval=HOUR)
+        await trio.sleep(10.0)
+        await a.put(blob(1))
+        await trio.sleep(2.5)
+        assert not a.peer("b").in_sync
+        stats = await a.node.peers[0].sync()
+        assert (stats.proven, stats.missing_there, stats.level) == (True, 1, False)
+        assert any("did not take 1" in why for why in stats.reasons)
+        assert "did not take 1" in (a.peer("b").last_error or "")
+
+
 async def test_a_new_blob_travels_in_both_directions_of_a_chain(
     autojump_clock: MockClock,
 ) -> None:

@@ -21,8 +21,9 @@ from random import Random
 from typing import Any
 
 import trio
+import trio.testing
 
-from mesh.config import Address, Config
+from mesh.config import Address, Config, PeerEntry
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
@@ -117,7 +118,7 @@ class Member:
         self._starts = 0
 
     async def start(self) -> Node:
-        """Run it; returns when its tree is built, unless its store fails."""
+        """Run it; returns when its tree is built, and what follows from that at once is done."""
         assert self._node is None, "it runs already"
         self._starts += 1
         instance = digest_of(b"%s %d" % (self.name.encode(), self._starts))[:8]
@@ -136,6 +137,7 @@ class Member:
             self._world.network.attach(url, self._door)
         self._world.nursery.start_soon(self._run, node, self._scope, self.ended)
         await node.keeper.built()
+        await trio.testing.wait_all_tasks_blocked()
         return node
 
     async def _run(self, node: Node, scope: trio.CancelScope, ended: trio.Event) -> None:
@@ -240,10 +242,14 @@ class World:
         replicas: Mapping[str, Wrap] | None = None,
         node_id: bytes | None = None,
         interval: float = 30.0,
+        direction: str = "both",
         **config: Any,
     ) -> Member:
-        """A node that does not run yet. `wires` and `replicas` wrap its way to a peer."""
-        listed = tuple(f"{peer}:7280" for peer in peers)
+        """A node that does not run yet. `wires` and `replicas` wrap its way to a peer.
+
+        `direction` is that of all its peers.
+        """
+        listed = tuple(PeerEntry(f"{peer}:7280", direction=direction) for peer in peers)
         member = Member(
             self,
             name,

@@ -580,14 +580,30 @@ def test_wait_ends_at_its_time_and_says_what_is_missing(
     assert done.stdout == b""
 
 
-def test_wait_is_over_at_once_where_all_is_level(
-    pair: tuple[NodeProcess, NodeProcess], run: Run
-) -> None:
-    assert run("wait").returncode == 0
-    one, _ = pair
-    assert mesh("wait", "--node", one.url).returncode == 0
+def test_wait_promises_nothing_without_peers(run: Run) -> None:
+    assert "no peers are configured" in failed(run("wait"), 1)
     for bad in ("-1", "x"):
-        assert mesh("wait", "--timeout", bad, "--node", one.url).returncode == 2
+        assert run("wait", "--timeout", bad).returncode == 2
+
+
+def test_wait_is_over_at_once_where_all_is_level_and_says_how_far_it_saw(
+    pair: tuple[NodeProcess, NodeProcess], tmp_path: Path
+) -> None:
+    one, two = pair
+    with nodes() as start:
+        near = start(tmp_path / "near", "--interval", "3600", "--peers", one.place)
+        far = start(tmp_path / "far", "--interval", "3600", "--peers", two.place)
+        near.ready()
+        far.ready()
+        done = mesh("wait", "--mesh", "--node", near.url)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == b"level with 1 of 1 peers\n"
+        done = mesh("wait", "--node", far.url)
+        assert (done.returncode, done.stderr) == (0, b"")
+        said = b"level with 1 of 1 peers; two says its peer ghost is not level ("
+        assert done.stdout.startswith(said)
+        done = mesh("wait", "--mesh", "--timeout", "1.5", "--node", far.url)
+        assert "two says its peer ghost is not level" in failed(done, 1)
 
 
 # --- no node, the wrong node --------------------------------------------------------------------

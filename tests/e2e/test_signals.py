@@ -52,6 +52,31 @@ def test_sigterm_lets_what_is_under_way_end(tmp_path: Path, backend: str) -> Non
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("path", ["/v1/wait", "/v1/wait?mesh=1", "/v1/peers/mute/sync"])
+def test_sigterm_ends_what_only_waits(tmp_path: Path, backend: str, path: str) -> None:
+    """Although an hour is given to what is under way: this would need all of it."""
+    with nodes() as start, socket.create_server(("127.0.0.1", 0)) as mute:
+        peer = f"mute=127.0.0.1:{mute.getsockname()[1]}"
+        node = start(
+            tmp_path / "data", *settings(tmp_path, 3600.0), "--peers", peer, backend=backend
+        )
+        node.ready()
+        with socket.create_connection(node.address, timeout=60) as waiting:
+            request = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            waiting.sendall(request.encode())
+            mute.accept()[0].close()  # its round has begun
+            signalled(node, signal.SIGTERM)
+            answer = waiting.recv(65536)
+            while not answer.endswith(b"}\n"):
+                answer += waiting.recv(65536) or b"}\n"
+            assert b" 503 " in answer.split(b"\r\n")[0]
+            assert node.process.wait(30) == 0
+        assert node.stop() == 0
+        assert b"the node is stopping" in answer
+        assert "Traceback" not in node.log
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_sigterm_cuts_at_its_deadline_what_does_not_end(tmp_path: Path, backend: str) -> None:
     with nodes() as start:
         node = start(tmp_path / "data", *settings(tmp_path, 0.3), backend=backend)

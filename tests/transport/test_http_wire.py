@@ -26,7 +26,7 @@ class TestHttpWire(WireContract):
     async def reach(self, node: Node, backend: str) -> AsyncIterator[Wire]:
         listener = bind("127.0.0.1", 0)
         url, stop = url_of(listener), anyio.Event()
-        app = create_app(node, backend, _no_server)
+        app = create_app(node, backend, _no_server, stop)
         async with create_task_group() as group:
             group.start_soon(serve, app, listener, backend, stop, 0.1)
             async with new_client() as client:

@@ -71,6 +71,26 @@ MESSAGES: list[tuple[str, str, Any]] = [
     ("Offer", "my root has changed", {"hello": HELLO, "digests": b"", "more": True}),
     ("OfferReply", "one is wanted", {"hello": HELLO, "wants": NAMES[1], "pulls": False}),
     ("OfferReply", "none is wanted", {"hello": HELLO, "wants": b"", "pulls": True}),
+    ("StandingRequest", "of the asked itself", {"route": [], "since": None, "set": 0}),
+    ("StandingRequest", "passed on", {"route": [NODE, NODE[::-1]], "since": 70_000, "set": 0}),
+    (
+        "StandingReply",
+        "two peers",
+        {
+            "peers": [
+                [NODE, "alpha", 0, "both", None],
+                [None, "gone:7280", None, "pull", "cannot reach gone:7280"],
+            ],
+            "more": False,
+            "error": None,
+            "never": False,
+        },
+    ),
+    (
+        "StandingReply",
+        "not passed on",
+        {"peers": [], "more": False, "error": "no such request", "never": True},
+    ),
     ("PushReply", "counts", {"hello": HELLO, "stored": 127, "known": 128, "rejected": 2**16}),
 ]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mesh.core.horizon import Edge
 from mesh.core.reconcile import MAX_ASKS, Ask, Forked, Listed
 from mesh.core.shortcut import Found, Several
 from mesh.errors import InputError
@@ -31,6 +32,8 @@ from mesh.wire.messages import (
     OfferReply,
     PushReply,
     RootReply,
+    StandingReply,
+    StandingRequest,
     Start,
     TreeReply,
     TreeRequest,
@@ -45,7 +48,16 @@ VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "wire.json").read_text(encoding="ascii")
 )
 
-MAPS = [TreeRequest, TreeReply, BatchRequest, Offer, OfferReply, PushReply]
+MAPS = [
+    TreeRequest,
+    TreeReply,
+    BatchRequest,
+    Offer,
+    OfferReply,
+    StandingRequest,
+    StandingReply,
+    PushReply,
+]
 ARRAYS = [Hello, Greeting, RootReply, CellsRequest, CellsReply, FindRequest, FindReply]
 KINDS = [*MAPS, *ARRAYS]
 
@@ -75,6 +87,13 @@ EXAMPLES: list[msgspec.Struct] = [
     BatchRequest(digests=DIGEST * 3),
     Offer(hello=HELLO, digests=DIGEST, more=True),
     OfferReply(hello=HELLO, wants=DIGEST, pulls=True, starts=[Start(DIGEST, 5), Start(DIGEST, 0)]),
+    StandingRequest(route=[bytes(16), bytes(range(16))], since=5),
+    StandingReply(
+        peers=[Edge(bytes(16), "alpha", 7, "push", "it is full")],
+        more=True,
+        error="cannot reach it",
+        never=True,
+    ),
     PushReply(hello=HELLO, stored=1, known=2, rejected=3),
 ]
 
@@ -283,6 +302,8 @@ def test_random_bytes_are_an_input_error(kind: type, data: bytes) -> None:
 @quick
 @given(st.sampled_from(KINDS), values)
 def test_random_values_are_an_input_error(kind: type, value: object) -> None:
+    # An array that begins with nil says "none" in the two answers that have one field.
+    assume(not (isinstance(value, list) and value[:1] == [None]))
     with pytest.raises(InputError):
         decode(kind, msgspec.msgpack.encode(value))
 
@@ -342,13 +363,15 @@ def test_a_field_that_is_missing_or_of_another_type_is_an_input_error(
             refused(type(message), changed(message, field.name, None))
         if not isinstance(getattr(message, field.name), int):
             refused(type(message), changed(message, field.name, 1))
-        text = "text" if field.name != "name" else b"text"
+        text = "text" if field.name not in ("name", "error") else b"text"
         refused(type(message), changed(message, field.name, text))
 
 
 def may_be_null(message: msgspec.Struct, field: str) -> bool:
     nullable = {
         Hello: ("root", "name"),
+        StandingRequest: ("since",),
+        StandingReply: ("error",),
         Greeting: ("root", "name", "sketch"),
         RootReply: ("pulled", "top", "cells"),
         CellsReply: ("cells",),

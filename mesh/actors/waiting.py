@@ -1,0 +1,208 @@
+"""What is behind `wait`: rounds until every peer is level, and then a look behind the peers.
+
+Level, for one peer: all that was here when the wait began is there, and all that was there when it
+was first asked is here, as proven by rounds that began after that. With a peer of direction `pull`
+only the second half counts, with one of direction `push` only the first.
+
+Behind the peers nothing is called: see core.horizon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import anyio
+from anyio import create_task_group
+from anyio.abc import TaskGroup
+
+from mesh.actors.keeper import Keeper
+from mesh.actors.peer import Peer
+from mesh.core.horizon import Horizon, Question
+from mesh.core.tree import Tree
+from mesh.errors import PeerError, Refused, one_line
+from mesh.status import RoundStats, WaitAnswer, WaitReport
+from mesh.wire.messages import StandingRequest
+
+# A wait looks again after a round that did not level a peer: soon at first, for a mesh that is
+# about to be level, then once a second, for one that is moving a terabyte.
+_FIRST = 0.05
+_CAP = 1.0
+
+# Seconds for which a wait that was asked for the peers alone looks behind them. What is new gets
+# there within some milliseconds, so by then a peer of a peer that is well is level, too.
+_GLANCE = 1.0
+
+_AT_ONCE = 8  # questions at a time: each holds a connection, here and at each node on its way
+
+_MOST_LINES = 10  # problems that are said in one line for people; all are in `beyond`
+
+
+class Wait:
+    """One call of `wait`."""
+
+    def __init__(self, peers: Sequence[Peer], keeper: Keeper, us: bytes) -> None:
+        """`us`: our node id."""
+        self._peers = peers
+        self._keeper = keeper
+        self._us = us
+        self._reports = {
+            peer: WaitReport(
+                peer=peer.name, level=False, direction=peer.direction, error="no answer yet"
+            )
+            for peer in peers
+        }
+        self._since: dict[Peer, float] = {}
+        self._places = anyio.Semaphore(_AT_ONCE)
+
+    async def peers(self, timeout: float | None) -> list[WaitReport]:
+        """Rounds with every peer until each is level, or `timeout` seconds are over."""
+        with anyio.move_on_after(timeout):
+            baseline = await self._keeper.built()
+            async with create_task_group() as group:
+                for peer in self._peers:
+                    group.start_soon(self._level, peer, baseline)
+        return list(self._reports.values())
+
+    async def answer(self, timeout: float | None, *, whole: bool) -> WaitAnswer:
+        """The same, and how far that is seen; with `whole`, until all behind them is level, too."""
+        until = anyio.current_time() + (float("inf") if timeout is None else timeout)
+        reports = await self.peers(timeout)
+        counting = [report for report in reports if report.counts]
+        level = bool(counting) and all(report.level for report in reports)
+        horizon = Horizon(self._us, [(p.node, p.name, at) for p, at in self._since.items()])
+        if level:
+            glance = anyio.current_time() + _GLANCE
+            with anyio.CancelScope(deadline=until if whole else min(until, glance)):
+                await self._behind(horizon, whole=whole)
+        beyond = horizon.problems() if level else []
+        return WaitAnswer(
+            level=level and not (whole and beyond),
+            said=_said(reports, horizon, beyond, whole=whole and level),
+            peers=reports,
+            beyond=beyond,
+        )
+
+    # --- our own peers -------------------------------------------------------------------------
+
+    async def _level(self, peer: Peer, baseline: Tree) -> None:
+        """Rounds with one peer until it is level with `baseline`, and we with it."""
+        pause = _FIRST
+        here, there = not peer.address.pulls, not peer.address.pushes
+        while True:
+            stats = await peer.sync(baseline=baseline)
+            if stats.error is None and stats.proven:
+                here = here or stats.missing_here == 0
+                there = there or stats.baseline_there == 0
+            level = (here and there) or not peer.counts
+            self._reports[peer] = _report(peer, stats, level=level)
+            if level and peer.counts:
+                self._since[peer] = anyio.current_time()
+            if level or (there and _hopeless(stats)):
+                return
+            await anyio.sleep(pause)
+            pause = min(_CAP, pause * 2)
+
+    # --- behind them ---------------------------------------------------------------------------
+
+    async def _behind(self, horizon: Horizon, *, whole: bool) -> None:
+        """Ask until all is level, or nothing more can be found out; cancelled when time is up."""
+        pause = _FIRST
+        while True:
+            async with create_task_group() as group:
+
+                def later(questions: Sequence[Question], group: TaskGroup = group) -> None:
+                    for question in questions:
+                        group.start_soon(self._ask, horizon, question, whole, later)
+
+                later(horizon.ask())
+            if not horizon.open:
+                return
+            await anyio.sleep(pause)
+            pause = min(_CAP, pause * 2)
+
+    async def _ask(
+        self,
+        horizon: Horizon,
+        question: Question,
+        whole: bool,
+        later: Callable[[Sequence[Question]], None],
+    ) -> None:
+        """One question, and with `whole` those that its answer leads to."""
+        (peer,) = [peer for peer in self._since if peer.node == question.route[0]][:1]
+        async with self._places:
+            sent = anyio.current_time()
+            since = round(1000 * (sent - question.since)) if whole else None
+            request = StandingRequest(route=list(question.route[1:]), since=since)
+            try:
+                reply = await peer.tell(request)
+            except PeerError as error:
+                never = isinstance(error, Refused) and error.retry_after is None
+                horizon.failed(question, one_line(error), never=never)
+                return
+        now = anyio.current_time()
+        if reply is None:
+            horizon.failed(question, "its protocol has no such question", never=True)
+        elif reply.error is not None:
+            horizon.failed(question, reply.error, never=reply.never)
+        else:
+            fresh = horizon.told(question, reply.peers, sent, now, more=reply.more)
+            if whole:
+                later(fresh)
+
+
+def _hopeless(stats: RoundStats) -> bool:
+    """Whether all that is missing here is too large for this node, which only a restart changes."""
+    return stats.error is None and stats.proven and 0 < stats.missing_here <= stats.over_limit
+
+
+def _report(peer: Peer, stats: RoundStats, *, level: bool) -> WaitReport:
+    known = stats.error is None and stats.proven
+    why = stats.error if stats.error is not None else "; ".join(stats.reasons)
+    return WaitReport(
+        peer=stats.peer,
+        level=level,
+        direction=peer.direction,
+        counts=peer.counts,
+        missing_here=stats.missing_here if known and peer.address.pulls else None,
+        missing_there=stats.baseline_there if known and peer.address.pushes else None,
+        error=one_line(Exception(why)) if why and not level else None,
+    )
+
+
+# --- in words --------------------------------------------------------------------------------
+
+
+def _said(
+    reports: Sequence[WaitReport], horizon: Horizon, beyond: Sequence[str], *, whole: bool
+) -> str:
+    """How far a wait saw, in one line."""
+    counting = [report for report in reports if report.counts]
+    if not reports:
+        return "no peers are configured; nothing is anywhere else"
+    if not counting:
+        return "the only peer that is configured is this node itself; nothing is anywhere else"
+    level = sum(report.level for report in counting)
+    lines = [f"level with {level} of {len(counting)} peers"]
+    if whole and horizon.beyond:
+        nodes = "1 node" if horizon.beyond == 1 else f"{horizon.beyond} nodes"
+        lines[0] += f" and with {nodes} behind them"
+    lines += [_one_way(r) for r in counting if r.level and r.direction != "both"]
+    lines += [f"{r.peer}: {_lacking(r)}" for r in counting if not r.level]
+    lines += beyond
+    if len(lines) > _MOST_LINES:
+        lines[_MOST_LINES:] = [f"and {len(lines) - _MOST_LINES} more"]
+    return "; ".join(lines)
+
+
+def _one_way(report: WaitReport) -> str:
+    if report.direction == "pull":
+        return f"from {report.peer} blobs are only fetched, so it may lack some"
+    return f"to {report.peer} blobs are only sent, so some of its own may be missing here"
+
+
+def _lacking(report: WaitReport) -> str:
+    here, there = report.missing_here, report.missing_there
+    found = [f"{here} blobs missing here"] if here else []
+    found += [f"{there} missing there"] if there else []
+    found += [report.error] if report.error else []
+    return ", ".join(found) or "not compared yet"
