@@ -45,6 +45,10 @@ class Refused(PeerError):
         self.retry_after = retry_after
 
 
+class TooMuch(Refused):
+    """The body was larger than the peer, or a proxy before it, takes: send less at once."""
+
+
 class StoreError(MeshError):
     """The local store failed; what was acknowledged before is not affected."""
 

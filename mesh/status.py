@@ -25,7 +25,10 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round did, as `sync` prints it. Counts of blobs, sizes in bytes."""
+    """What a round did, as `sync` prints it. Counts of blobs, sizes in bytes.
+
+    `level`: the sides were equal at its end. `reasons`: what stood in the way, a sentence each.
+    """
 
     peer: str
     state: str
@@ -37,11 +40,18 @@ class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     over_limit: int = 0
     refusal: str = ""
+    level: bool = False
+    reasons: tuple[str, ...] = ()
     missing_here: int = 0
     missing_there: int = 0
     baseline_there: int = 0
     seconds: float = 0.0
     error: str | None = None
+
+    @property
+    def useless(self) -> bool:
+        """Whether nothing could be moved though the sides differ, and there is a reason."""
+        return not self.level and not self.fetched and not self.sent and bool(self.reasons)
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from mesh.actors.keeper import Holder, Keeper
-from mesh.actors.transfer import Tally, push
+from mesh.actors.transfer import push
 from mesh.core.digest import Digest
+from mesh.core.round import Tally
 from mesh.errors import MeshError, one_line
 from mesh.transport.base import Replica
 from mesh.wire.messages import Hello

@@ -181,7 +181,7 @@ class Peer:
             here, there = 0, 0  # what was found missing has come, from wherever
         moved = list(self._moved)
         if self._round is not None:
-            here, there = self._round.left_here, self._round.missing_there
+            here, there = self._round.ledger.left_here, self._round.ledger.missing_there
             for at, value in enumerate(_moved(self._round)):
                 moved[at] += value
         return PeerStatus(
@@ -249,7 +249,11 @@ class Peer:
             self._over_limit = 0
             self._state = "idle"
             return RoundStats(
-                peer=self.name, state="idle", proven=True, seconds=anyio.current_time() - began
+                peer=self.name,
+                state="idle",
+                proven=True,
+                level=True,
+                seconds=anyio.current_time() - began,
             )
         self._state = "syncing"
         self._round = run = Round(
@@ -257,7 +261,7 @@ class Peer:
             self._replica,
             self.holder,
             self._host.limits,
-            pulling=self.address.pulls and keeper.disk.condition.good,
+            pulling=self.address.pulls,
         )
         pushing = self.address.pushes and (request.push or self._never_pulls(meeting))
         hello = self._host.hello() if pushing else None
@@ -302,47 +306,49 @@ class Peer:
         """Sum up a round; raises its error after what it did has been counted."""
         for at, value in enumerate(_moved(run)):
             self._moved[at] += value
-        self._over_limit = run.tally.over_limit
+        ledger = run.ledger
+        self._over_limit = ledger.tally.over_limit
         self._root = run.root
         if run.hello is not None:
             self.heard(run.hello)
-        there = 0 if self._root == self._host.keeper.known().root else run.missing_there
+        there = 0 if self._root == self._host.keeper.known().root else ledger.missing_there
         if run.proven:
-            self._missing = (run.left_here, there)
-        if run.error is not None:
-            if run.left_here and self._host.released(self):
+            self._missing = (ledger.left_here, there)
+        if ledger.error is not None:
+            if ledger.left_here and self._host.released(self):
                 # What was claimed here is free again: others come first, or this peer might
                 # claim it all anew and hang with it for ever.
                 self._head_start = _HEAD_START
-            raise run.error
-        if run.more:
+            raise ledger.error
+        if ledger.more:
             self._again()
-        elif run.elsewhere and run.left_here:
+        elif ledger.elsewhere and ledger.left_here:
             # Should the other one hang, its claims are over by then.
             self._host.scheduler.hint(self, LEASE)
         self._state = "idle"
-        if meeting.hello is None and run.tally.sent:
+        if meeting.hello is None and ledger.tally.sent:
             # A peer that cannot tell how it stands afterwards is asked again soon.
             self._again()
         return RoundStats(
             peer=self.name,
             state="idle",
             proven=run.proven,
-            missing_here=run.left_here,
+            missing_here=ledger.left_here,
             missing_there=there,
-            baseline_there=run.baseline_there,
+            baseline_there=ledger.baseline_there,
             seconds=anyio.current_time() - began,
-            **msgspec.structs.asdict(run.tally),
+            level=not there and not ledger.left_here,
+            reasons=ledger.reasons(),
+            **msgspec.structs.asdict(ledger.tally),
         )
 
     def _succeeded_now(self, stats: RoundStats) -> None:
         if self._failures:
             log.info("peer %s is back", self.name)
         self._failures = 0
-        self._error = stats.refusal or None
-        disk = self._host.keeper.disk.condition
-        if stats.missing_here and self.address.pulls and not disk.good:
-            self._error = f"nothing is fetched, the store is {disk.state}: {disk.reason}"
+        # What passes by itself is no error: blobs on their way, with something moved already.
+        lasts = stats.useless or stats.refusal or not self._host.keeper.disk.condition.good
+        self._error = ("; ".join(stats.reasons) or None) if lasts and not stats.level else None
         if stats.proven:
             self._succeeded = anyio.current_time()
         if stats.fetched or stats.sent:
@@ -380,5 +386,5 @@ _EXPLAINED = {"self": "this node itself", "duplicate": "another address of a pee
 
 
 def _moved(run: Round) -> tuple[int, int, int, int]:
-    tally = run.tally
+    tally = run.ledger.tally
     return tally.fetched, tally.fetched_bytes, tally.sent, tally.sent_bytes

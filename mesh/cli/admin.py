@@ -116,7 +116,9 @@ async def sync(node: Address, names: list[str]) -> bool:
         if stats.error:
             left = f"; failed: {stats.error}"
         print(f"{stats.peer}: {moved}{left}")
-    return all(stats.error is None for stats in results.values())
+        for reason in () if stats.level else stats.reasons:
+            print(f"{stats.peer}: not level: {printable(reason)}")
+    return all(stats.error is None and not stats.useless for stats in results.values())
 
 
 def _place(url: str) -> str:

@@ -13,7 +13,15 @@ import httpx
 import msgspec
 
 from mesh.config import Address
-from mesh.errors import Misbehaved, PeerError, Refused, Stalled, Unreachable, printable
+from mesh.errors import (
+    Misbehaved,
+    PeerError,
+    Refused,
+    Stalled,
+    TooMuch,
+    Unreachable,
+    printable,
+)
 from mesh.transport.pace import SILENCE
 from mesh.transport.pool import Pool
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, MAX_MESSAGE
@@ -182,7 +190,8 @@ def refused(place: str, status: int, headers: Mapping[str, str], text: str) -> R
     wish = headers.get("retry-after", "")
     retry_after = float(wish) if wish.isascii() and wish.isdigit() and len(wish) < 6 else None
     words = printable(text[:_MAX_ERROR]) or f"HTTP status {status}"
-    return Refused(f"{place} declined: {words}", retry_after)
+    kind = TooMuch if status == 413 else Refused
+    return kind(f"{place} declined: {words}", retry_after)
 
 
 def credentials(address: Address) -> dict[str, str]:
