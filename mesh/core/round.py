@@ -296,7 +296,7 @@ class Ledger:
             said += self._why_here()
         if unwanted := self._offered - self._wanted:
             said.append(
-                f"the peer takes {unwanted} of {self._offered} blobs offered to it not now: its "
+                f"the peer did not take {unwanted} of the {self._offered} blobs offered to it: its "
                 "store is full or takes no writes, or another push has claimed them; see its status"
             )
         if self.tally.refusal:
