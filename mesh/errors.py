@@ -61,6 +61,10 @@ class Refused(PeerError):
         self.status = status
 
 
+class TooMuch(Refused):
+    """The body was larger than the peer, or a proxy before it, takes: send less at once."""
+
+
 class StoreError(MeshError):
     """The local store failed; what was acknowledged before is not affected."""
 

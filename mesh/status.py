@@ -42,7 +42,7 @@ class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     over_limit: int = 0
     refusal: str = ""
-    reasons: list[str] = []
+    reasons: tuple[str, ...] = ()
     direction: str = "both"
     missing_here: int = 0
     missing_there: int = 0

@@ -14,8 +14,9 @@ from typing import Protocol
 import anyio
 
 from mesh.actors.keeper import Keeper
-from mesh.actors.transfer import Tally, push
+from mesh.actors.transfer import push
 from mesh.core.digest import Digest
+from mesh.core.round import Tally
 from mesh.errors import MeshError, PeerError, one_line
 from mesh.transport.base import Replica
 from mesh.wire.messages import Hello

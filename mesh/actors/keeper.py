@@ -265,10 +265,6 @@ class Keeper:
             return []
         return [digest for digest in digests if digest not in tree]
 
-    def awaited(self, digests: Iterable[Digest]) -> bool:
-        """Whether any of these is on its way, from whomever."""
-        return any(digest in self._claims for digest in digests)
-
     def hold(self, holder: Configured, digest: Digest) -> bool:
         """Whether a blob is still missing and the holder's to bring; renews its claim."""
         missing = bool(self._lacking([digest]))

@@ -29,7 +29,6 @@ from mesh.actors.actor import Mailbox
 from mesh.actors.announcer import Announcer
 from mesh.actors.fetcher import Candidate
 from mesh.actors.keeper import Keeper
-from mesh.actors.reasons import reasons
 from mesh.actors.roster import Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
@@ -171,7 +170,7 @@ class Peer:
         here, there = standing.missing(root)
         moved = self._moved
         if self._round is not None:
-            here, there = self._round.left_here, self._round.missing_there
+            here, there = self._round.ledger.left_here, self._round.ledger.missing_there
             moved = _sum(moved, _moved(self._round))
         return PeerStatus(
             name=self.name,
@@ -313,13 +312,13 @@ class Peer:
                 self._replica,
                 self.holder,
                 self._host.limits,
-                pulling=self.address.pulls and keeper.disk.condition.good,
+                pulling=self.address.pulls,
             )
             asked = wish.scheduled_at is None
             pushing = self.address.pushes and (asked or self._never_pulls(meeting))
             hello = self._host.hello() if pushing else None
             await run.run(meeting, hello, wish.baseline)
-            stats = self._summary(run, meeting, began, pushing=pushing)
+            stats = self._summary(run, meeting, began)
         else:
             seconds = anyio.current_time() - began
             stats = self._stats(proven=event is Event.EQUAL, seconds=seconds)
@@ -365,53 +364,55 @@ class Peer:
 
     # --- the end of a round ------------------------------------------------------------------
 
-    def _summary(self, run: Round, meeting: Meeting, began: float, *, pushing: bool) -> RoundStats:
+    def _summary(self, run: Round, meeting: Meeting, began: float) -> RoundStats:
         """Sum up a round; raises its error after what it did has been counted."""
         self._moved = _sum(self._moved, _moved(run))
         theirs = run.root
         if run.hello is not None and run.hello.node == self.node and run.hello.root is not None:
             self._acquainted(run.hello)
             theirs = Digest(run.hello.root)
-        if run.error is not None:
-            raise run.error
+        ledger, tally = run.ledger, run.ledger.tally
+        if ledger.error is not None:
+            raise ledger.error
         ours = self._host.keeper.ready_tree().root
-        there = 0 if theirs == ours else max(0, run.missing_there - run.tally.sent)
-        why = self._reasons(run, there if pushing else 0)
+        there = 0 if theirs == ours else max(0, ledger.missing_there - tally.sent)
+        why = ledger.reasons()
+        # What passes by itself is no error: blobs on their way, with something moved already.
+        good = self._host.keeper.disk.condition.good
+        lasts = tally.refusal or not (good and (tally.fetched or tally.sent))
         outcome = Outcome(
             proven=run.proven,
             ours=ours,
             theirs=theirs,
-            left_here=run.left_here,
+            left_here=ledger.left_here,
             left_there=there,
-            pulled=self._host.keeper.disk.condition.good,
-            over_limit=run.tally.over_limit,
-            reasons=tuple(why),
+            pulled=good,
+            over_limit=tally.over_limit,
+            reasons=why if lasts else (),
         )
         unproven = self.standing.ended(outcome, anyio.current_time())
         self._come_back(run, unproven=unproven, mute=meeting.hello is None)
-        if run.tally.fetched or run.tally.sent:
-            moved = run.tally.fetched, run.tally.sent
-            log.info("round with %s: %d blobs here, %d there", self.name, *moved)
+        if tally.fetched or tally.sent:
+            log.info("round with %s: %d blobs here, %d there", self.name, tally.fetched, tally.sent)
         return self._stats(
             proven=run.proven,
-            missing_here=run.left_here,
+            missing_here=ledger.left_here,
             missing_there=there,
-            baseline_there=run.baseline_there,
+            baseline_there=ledger.baseline_there,
             seconds=anyio.current_time() - began,
             reasons=why,
-            **msgspec.structs.asdict(run.tally),
+            **msgspec.structs.asdict(tally),
         )
-
-    def _reasons(self, run: Round, left_there: int) -> list[str]:
-        limit = self._host.limits.max_replica_bytes
-        return reasons(run, self.address, self._host.keeper, limit, left_there)
 
     def _come_back(self, run: Round, *, unproven: bool, mute: bool) -> None:
         """Ask for the next round, where this one left something that it can do."""
-        if run.more or unproven or (mute and run.tally.sent):
+        ledger = run.ledger
+        if ledger.more or unproven or (mute and ledger.tally.sent):
             # A peer that cannot tell how it stands afterwards (`mute`) is asked again soon.
             self._host.scheduler.hint(self)
-        elif run.elsewhere and run.left_here:
+        elif ledger.wish:
+            self._host.scheduler.hint(self, ledger.wish)
+        elif ledger.elsewhere and ledger.left_here:
             # Should the other one hang, its claims are over by then.
             self._host.scheduler.hint(self, LEASE)
 
@@ -422,7 +423,7 @@ class Peer:
             log.warning("peer %s: %s", self.name, text)
         # What was claimed here is free again. Other peers come first, or this one might claim
         # it all anew and hang with it for ever.
-        left = self._round is not None and self._round.left_here
+        left = self._round is not None and self._round.ledger.left_here
         retry_after = self.standing.failed(
             _kind(error),
             text,
@@ -437,7 +438,7 @@ class Peer:
     def _stats(self, *, error: str | None = None, **facts: Any) -> RoundStats:
         """How a round ended; of one that failed, what it moved before."""
         if self._round is not None and error is not None:
-            facts = msgspec.structs.asdict(self._round.tally)
+            facts = msgspec.structs.asdict(self._round.ledger.tally)
         return RoundStats(
             peer=self.name,
             state=self.standing.state,
@@ -463,7 +464,7 @@ _Moved = tuple[int, int, int, int]
 
 
 def _moved(run: Round) -> _Moved:
-    tally = run.tally
+    tally = run.ledger.tally
     return tally.fetched, tally.fetched_bytes, tally.sent, tally.sent_bytes
 
 

@@ -19,12 +19,13 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from mesh.actors.keeper import Keeper
 from mesh.actors.large import fetch_large
-from mesh.actors.transfer import Intake, Tally, push
+from mesh.actors.transfer import Intake, push
 from mesh.core.digest import Digest
 from mesh.core.holder import Configured
 from mesh.core.reconcile import Difference, OnlyHere
+from mesh.core.round import LINE, Batch, Ledger
 from mesh.core.tree import Tree
-from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, one_line
+from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, TooMuch, one_line
 from mesh.offload import Offload
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.frames import Frame, Kind
@@ -40,14 +41,6 @@ _ENOUGH = 256
 
 _FETCHERS = 3  # batches at a time from one peer: one arrives while others are being committed
 _LARGE_FETCHERS = 4  # large blobs at a time from one peer, beside the batches: neither starves
-_LARGE_WAITING = 1000  # large blobs known and not begun; what is beyond, the next round finds
-
-# Beyond so many that found no place in that line, comparing on is of no use in this round.
-_PUT_OFF = 4000
-
-# A peer that lists blobs and then does not deliver them, in whatever way: tolerated while it
-# delivers as well.
-_UNDELIVERED = 1000
 
 _RENEW = 2.0  # seconds between renewals of claims on what is arriving; a lease has 10
 
@@ -79,38 +72,20 @@ class Round:
         pulling: bool = True,
     ) -> None:
         """`holder`: under whose name blobs of this peer are claimed. `pulling`: fetch at all."""
-        self._pulling = pulling
+        condition = keeper.disk.condition
+        self._pulling = pulling and condition.good
         self._keeper = keeper
         self._replica = replica
         self._holder = holder
         self._limits = limits
-        self.tally = Tally()
-        self.error: MeshError | None = None
+        self.ledger = Ledger(limits.max_replica_bytes)
+        if pulling and not condition.good:
+            self.ledger.closed(
+                f"nothing is fetched, the store is {condition.state}: {condition.reason}"
+            )
         self.proven = False
         self.root: Digest | None = None
         self.hello: Hello | None = None
-        # Found by the comparison; and of those missing here, how many were settled, and how many
-        # of them are still not here.
-        self.missing_here = 0
-        self.missing_there = 0
-        self.baseline_there = 0
-        self._settled = 0
-        self._left = 0
-        self._large_left: set[Digest] = set()
-        self._undelivered = 0
-        self._put_off = 0
-        # Whether something missing here was left to another peer, which had claimed it.
-        self.elsewhere = False
-
-    @property
-    def more(self) -> bool:
-        """Whether there was more to do than this round took on."""
-        return self._put_off > 0
-
-    @property
-    def left_here(self) -> int:
-        """How many of the blobs found missing here are missing still."""
-        return max(0, self.missing_here - self._settled) + self._left
 
     async def run(self, meeting: Meeting, hello: Hello | None, baseline: Tree | None) -> None:
         """Level the two sets. With `hello`, push too; without, only fetch.
@@ -118,7 +93,7 @@ class Round:
         `baseline_there` counts what the peer lacks of `baseline`.
         """
         wants_in, wants = create_memory_object_stream[list[Digest]](_FETCHERS)
-        large_in, large = create_memory_object_stream[tuple[Digest, int]](_LARGE_WAITING)
+        large_in, large = create_memory_object_stream[tuple[Digest, int]](LINE)
         surplus_in, surplus = create_memory_object_stream[OnlyHere](64)
         async with self._limits.rounds, create_task_group() as group:
             for number in range(_FETCHERS):
@@ -133,12 +108,6 @@ class Round:
                 stream.close()
             async with wants_in, surplus_in:
                 await self._compare(meeting, wants_in, surplus_in, baseline)
-
-    def _fail(self, error: MeshError) -> None:
-        if self.error is None or (
-            isinstance(error, Misbehaved) and not isinstance(self.error, Misbehaved)
-        ):
-            self.error = error
 
     # --- comparing ---------------------------------------------------------------------------
 
@@ -157,7 +126,7 @@ class Round:
                 async for piece in pieces:
                     if comparison.restarts != restarts:
                         restarts = comparison.restarts
-                        self._restart()
+                        self.ledger.restarted()
                     self._count(piece, baseline)
                     if self._pulling:
                         found += piece.missing_here
@@ -166,29 +135,24 @@ class Round:
                         del found[:_WINDOW]
                     for extra in piece.missing_there:
                         await _unless_gone(surplus, extra)
-                    if isinstance(self.error, Misbehaved) or self._put_off > _PUT_OFF:
+                    if self.ledger.stop:
                         return
             if found:
                 await wants.send(found)
         except MeshError as error:
-            self._fail(error)
+            self.ledger.failed(error)
         except anyio.BrokenResourceError:
             return  # every fetcher has ended with an error; it is recorded
-        self.proven = comparison.proven and self.error is None
+        self.proven = comparison.proven and self.ledger.error is None
         self.root = comparison.root
 
-    def _restart(self) -> None:
-        """The peer's set has changed: everything is found anew."""
-        self.missing_here = self.missing_there = self.baseline_there = 0
-        self._settled = self._left = 0
-        self._large_left.clear()
-
     def _count(self, piece: Difference, baseline: Tree | None) -> None:
-        self.missing_here += len(piece.missing_here)
+        there = of_baseline = 0
         for extra in piece.missing_there:
-            self.missing_there += extra.count
+            there += extra.count
             if baseline is not None:
-                self.baseline_there += sum(1 for digest in extra if digest in baseline)
+                of_baseline += sum(1 for digest in extra if digest in baseline)
+        self.ledger.found(len(piece.missing_here), there, of_baseline)
 
     # --- fetching ----------------------------------------------------------------------------
 
@@ -201,27 +165,25 @@ class Round:
         async with wants, large:
             async for window in wants:
                 todo = granted = self._keeper.claim(self._holder, window)
-                if len(granted) < len(window):
-                    self.elsewhere |= self._keeper.awaited({*window}.difference(granted))
+                entry = self.ledger.window(window, self._claimed(window, granted))
                 waiting: set[Digest] = set()
                 try:
                     while todo:
                         async with place or nullcontext():
                             todo = await self._batch(todo, large, waiting)
                 except MeshError as error:
-                    self._fail(error)
+                    self.ledger.failed(error)
                     return
                 finally:
                     self._keeper.release(self._holder, [d for d in granted if d not in waiting])
-                    self._settle(window, waiting)
+                    tree = self._keeper.ready_tree()
+                    self.ledger.settled(entry, [d for d in window if d not in tree])
 
-    def _settle(self, window: Sequence[Digest], waiting: set[Digest]) -> None:
-        """All that can be done for a window was done, but for large ones that wait their turn."""
-        tree = self._keeper.ready_tree()
-        absent = [digest for digest in window if digest not in tree]
-        self._large_left.update(waiting.intersection(absent))
-        self._settled += len(window)
-        self._left += len(absent)
+    def _claimed(self, window: Sequence[Digest], granted: Sequence[Digest]) -> int:
+        """How many of a window other peers have claimed."""
+        if len(granted) == len(window):
+            return 0
+        return sum(map(self._keeper.coming, {*window}.difference(granted)))
 
     async def _batch(
         self,
@@ -229,69 +191,56 @@ class Round:
         large: MemoryObjectSendStream[tuple[Digest, int]],
         waiting: set[Digest],
     ) -> list[Digest]:
-        """One batch request; what the peer asks us to ask for again."""
-        asked = set(digests)
-        later: list[Digest] = []
-        intake = Intake(self._keeper, self._holder, self._limits.work, self.tally)
+        """One batch request; what the peer asks us to ask for again, or was not asked yet."""
+        most = self._replica.load.most_items(anyio.current_time())
+        digests, rest = digests[:most], digests[len(digests[:most]) :]
+        batch = self.ledger.batch(digests)
+        intake = Intake(self._keeper, self._holder, self._limits.work, batch)
         renewed = anyio.current_time()
         try:
             async with self._replica.fetch(digests) as groups:
                 async for frames in groups:
-                    blobs = [f for f in frames if self._note(f, asked, large, waiting, later)]
+                    blobs = [f for f in frames if self._note(f, batch, large, waiting)]
                     await intake.add(blobs)
+                    self.ledger.check()
                     if anyio.current_time() - renewed > _RENEW:
                         renewed = anyio.current_time()
-                        self._keeper.renew(self._holder, digests)
+                        self._keeper.renew(self._holder, [*digests, *rest])
+        except TooMuch:
+            if len(digests) == 1:
+                raise
+            self._replica.load.refused_items(len(digests), anyio.current_time())
+            return [*digests, *rest]
         except PeerError:
             await intake.flush()  # what came before is as good as ever
+            self._keeper.failed(self._holder, batch.cut())
             raise
-        bad = self.tally.failed
         await intake.flush()
-        self._missed([*asked], self.tally.failed - bad)
-        if len(later) == len(digests):
-            raise Misbehaved("the peer puts off every blob that it is asked for")
-        return later
-
-    def _missed(self, digests: Sequence[Digest], bad: int = 0) -> None:
-        """The peer listed these and did not deliver them; nor `bad` more, which were others."""
-        self._keeper.failed(self._holder, digests)
-        self._undelivered += len(digests) + bad
-        if self._undelivered > _UNDELIVERED + self.tally.fetched:
-            raise Misbehaved(
-                f"the peer listed {self._undelivered} blobs that it did not deliver; it is tried "
-                "again later"
-            )
+        self._keeper.failed(self._holder, batch.ended())
+        self.ledger.check()
+        return [*batch.later, *rest]
 
     def _note(
         self,
         item: Frame,
-        asked: set[Digest],
+        batch: Batch,
         large: MemoryObjectSendStream[tuple[Digest, int]],
         waiting: set[Digest],
-        later: list[Digest],
     ) -> bool:
-        """One frame of an answer; whether it is a blob to take.
-
-        Each digest that was asked for may be answered once.
-        """
-        if item.digest not in asked:
-            raise Misbehaved(f"the peer sent blob {item.digest.hex()}, which nobody asked for")
-        asked.discard(item.digest)
+        """Tell the ledger of one frame of an answer; whether it is a blob to take."""
+        if item.kind == Kind.BLOB:
+            return batch.blob(item.digest, item.length)
         if item.kind == Kind.LATER:
-            later.append(item.digest)
-        elif item.kind == Kind.LARGE:
+            batch.put_off(item.digest)
+        elif item.kind == Kind.ABSENT:
+            batch.absent(item.digest)
+        elif batch.large(item.digest):
             try:
                 large.send_nowait((item.digest, item.length))
                 waiting.add(item.digest)
             except (anyio.WouldBlock, anyio.BrokenResourceError):
                 # Released with the window; the next round finds it again.
-                self._put_off += 1
-        elif item.kind == Kind.ABSENT:
-            self._missed([item.digest])
-        elif item.length > self._limits.max_replica_bytes:
-            self.tally.over_limit += 1
-        else:
-            return True
+                self.ledger.unqueued(item.digest)
         return False
 
     async def _fetch_large(self, large: MemoryObjectReceiveStream[tuple[Digest, int]]) -> None:
@@ -303,17 +252,18 @@ class Round:
                 except (Refused, Misbehaved) as error:
                     if isinstance(error, Refused) and error.retry_after is not None:
                         # It will have it later, and does nothing wrong: it verifies it, say.
-                        self._put_off += 1
+                        self.ledger.postponed(error, error.retry_after)
                     elif not self._blame(digest, error):
                         return
                 except Full as error:
                     # A smaller one may have room.
                     self._keeper.disk.met(error)
-                    self.tally.refusal = one_line(error)
+                    self.ledger.tally.refusal = one_line(error)
                 except MeshError as error:
-                    self._fail(error)
+                    self.ledger.failed(error)
                     return
                 finally:
+                    self.ledger.large_done(digest)
                     self._keeper.release(self._holder, [digest])
 
     def _blame(self, digest: Digest, error: PeerError) -> bool:
@@ -321,28 +271,23 @@ class Round:
 
         False when it was one too many.
         """
-        self.tally.failed += 1
-        self._fail(error)
+        self._keeper.failed(self._holder, [digest])
+        self.ledger.large_failed(error)
         try:
-            self._missed([digest])
+            self.ledger.check()
         except Misbehaved as last:
-            self._fail(last)
+            self.ledger.failed(last)
             return False
         return True
 
     async def _one_large(self, digest: Digest, size: int) -> None:
         if size > self._limits.max_replica_bytes:
-            self.tally.over_limit += 1
+            self.ledger.over_limit()
             return
         if not self._keeper.hold(self._holder, digest):
             return  # it has come from another peer, or is on its way, since it was put in line
         fresh, got = await fetch_large(self._keeper, self._replica, self._holder, digest, size)
-        if digest in self._large_left:
-            self._large_left.discard(digest)
-            self._left -= 1
-        if fresh:
-            self.tally.fetched += 1
-            self.tally.fetched_bytes += got
+        self.ledger.large_here(digest, got, fresh=fresh)
 
     # --- pushing -----------------------------------------------------------------------------
 
@@ -359,14 +304,25 @@ class Round:
                 if window:
                     await self._offer(window, hello)
             except MeshError as error:
-                self._fail(error)
+                self.ledger.failed(error)
 
     async def _offer(self, window: list[Digest], hello: Hello) -> None:
-        offered = await self._replica.offer(hello, window, more=False)
-        theirs = offered.hello
-        if offered.wants:
-            theirs = await push(self._keeper, self._replica, offered, self.tally)
-        self.hello = theirs or self.hello
+        load = self._replica.load
+        while window:
+            part = window[: load.most_items(anyio.current_time())]
+            try:
+                offered = await self._replica.offer(hello, part, more=False)
+            except TooMuch:
+                if len(part) == 1:
+                    raise
+                load.refused_items(len(part), anyio.current_time())
+                continue
+            window = window[len(part) :]
+            self.ledger.offered(len(part), len(offered.wants))
+            theirs = offered.hello
+            if offered.wants:
+                theirs = await push(self._keeper, self._replica, offered, self.ledger.tally)
+            self.hello = theirs or self.hello
 
 
 async def _unless_gone(stream: MemoryObjectSendStream[OnlyHere], item: OnlyHere) -> None:

@@ -19,11 +19,12 @@ from mesh.actors.large import take_pushed
 from mesh.actors.round import Limits
 from mesh.actors.sketcher import Sketcher
 from mesh.actors.snapshots import Snapshots
-from mesh.actors.transfer import Intake, Tally, frames_of
+from mesh.actors.transfer import Intake, frames_of
 from mesh.core.cells import MAX_CELLS, estimate, worth_sending
 from mesh.core.digest import Digest, parse_digest, split_digests
 from mesh.core.holder import Anonymous
 from mesh.core.reconcile import SHORT_HASH, Ask, answer
+from mesh.core.round import Tally
 from mesh.core.shortcut import MAX_PREFIXES, Moment, find
 from mesh.core.tree import LEAF_MAX, Tree
 from mesh.decoding import from_hex

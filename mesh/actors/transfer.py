@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from typing import Protocol
 
 import anyio
-import msgspec
 
 from mesh.actors.keeper import Keeper
 from mesh.core.digest import Digest, digest_of
 from mesh.core.holder import Anonymous, Configured, Holder
-from mesh.errors import Misbehaved, Refused, one_line
+from mesh.core.round import Tally
+from mesh.errors import Misbehaved, Refused, Stalled, TooMuch, Unreachable, one_line
 from mesh.offload import Offload
 from mesh.store.base import Blob, Entry
 from mesh.transport.base import Offered, Replica
@@ -27,27 +28,29 @@ _GROUP_BYTES = 2 * 1024 * 1024
 # and httpx cost about 0.2 ms an event, whatever its size.
 CHUNK = 512 * 1024
 
+# Before a large blob is pushed, its verification, if it needs one, is waited for this many seconds:
+# enough for a blob of some hundred MB. What takes longer is sent by a later round.
+_MOMENT = 1.0
+
 # An answer to one batch request ends here with LATER for the rest, so that a batch of big blobs
 # does not hold its claims for minutes. At 4 KiB a blob a full batch of 4,096 fits four times.
 ANSWER_BYTES = 64 * 1024 * 1024
 
+# A push of so much that breaks off may have broken for its size; one of less has another reason.
+_PLAIN = 256 * 1024
 
-class Tally(msgspec.Struct):
-    """What a transfer moved: blobs and bytes here and there, and what could not be had."""
 
-    fetched: int = 0
-    fetched_bytes: int = 0
-    sent: int = 0
-    sent_bytes: int = 0
-    failed: int = 0
-    over_limit: int = 0
-    refusal: str = ""  # why the peer would not take a blob, in its own words
+class Landing(Protocol):
+    """Who is told what became of arriving blobs: a Tally, or the Batch that asked for them."""
+
+    def landed(self, fresh: int, size: int, wrong: Sequence[Digest]) -> None:
+        """`fresh` blobs of `size` bytes are new here; those of `wrong` were other bytes."""
 
 
 class Intake:
     """Arriving frames of one holder: grouped, verified off the loop, committed."""
 
-    def __init__(self, keeper: Keeper, holder: Holder, work: Offload, tally: Tally) -> None:
+    def __init__(self, keeper: Keeper, holder: Holder, work: Offload, tally: Landing) -> None:
         self._keeper = keeper
         self._holder = holder
         self._work = work
@@ -71,14 +74,13 @@ class Intake:
         good = await self._work(_verified, blobs)
         if len(good) < len(blobs):
             kept = {blob.digest for blob in good}
-            bad = [blob.digest for blob in blobs if blob.digest not in kept]
-            self._tally.failed += len(bad)
-            self._keeper.failed(self._holder, bad)
+            wrong = [blob.digest for blob in blobs if blob.digest not in kept]
+            self._keeper.failed(self._holder, wrong)
+            # Told before the commit, which may fail: that they were wrong is so all the same.
+            self._tally.landed(0, 0, wrong)
         fresh = await self._keeper.put(good, self._holder)
-        self._tally.fetched += sum(fresh)
-        self._tally.fetched_bytes += sum(
-            blob.size for blob, is_new in zip(good, fresh, strict=True) if is_new
-        )
+        size = sum(blob.size for blob, is_new in zip(good, fresh, strict=True) if is_new)
+        self._tally.landed(sum(fresh), size, [])
 
 
 def _verified(blobs: list[Blob]) -> list[Blob]:
@@ -161,44 +163,133 @@ def _framed(entry: Entry) -> tuple[bytes, ...]:
 
 
 async def push(keeper: Keeper, replica: Replica, offered: Offered, tally: Tally) -> Hello | None:
-    """Send blobs that the peer wants, large ones last, one by one; how it stands afterwards."""
-    large: list[tuple[Digest, int]] = []
-    sizes: list[int] = []
+    """Send blobs that the peer wants, large ones last, one by one; how it stands afterwards.
 
-    async def small() -> AsyncGenerator[bytes, None]:
-        left = list(offered.wants)
-        while left:
-            entries = await keeper.door.batch(left, CHUNK)
-            left = left[len(entries) :]
+    What is sent at once becomes smaller when something on the way refuses it for its size. A
+    single blob that is refused is told in the tally, and delays no other.
+    """
+    pushing = _Pushing(keeper, replica, offered, tally)
+    await pushing.small()
+    await pushing.large()
+    return pushing.hello
+
+
+class _Pushing:
+    """One push: what is left to send, and what is sent at this moment."""
+
+    def __init__(self, keeper: Keeper, replica: Replica, offered: Offered, tally: Tally) -> None:
+        self.hello = offered.hello
+        self._keeper = keeper
+        self._replica = replica
+        self._starts = offered.starts
+        self._tally = tally
+        self._left = list(offered.wants)
+        self._large: list[tuple[Digest, int]] = []
+        self._sizes: list[int] = []
+        self._last: Digest | None = None  # of the part that is being sent
+        self._taken = 0  # digests off `_left` that this part has dealt with
+
+    async def small(self) -> None:
+        """Parts of what is wanted, each as large as is let through."""
+        while self._left:
+            self._sizes, self._taken = [], 0
+            known = len(self._large)
+            try:
+                async with aclosing(self._part()) as frames:
+                    result = await self._replica.push(frames)
+            except TooMuch as error:
+                del self._large[known:]  # the next part meets them again
+                self._refused(error)
+                continue
+            except Stalled:
+                raise
+            except Unreachable:
+                # A proxy may close while we send, and its refusal is lost with the connection.
+                if len(self._sizes) > 1 and sum(self._sizes) > _PLAIN:
+                    self._replica.load.refused(sum(self._sizes), anyio.current_time())
+                raise
+            del self._left[: self._taken]
+            self._tally.sent += result.stored
+            self._tally.sent_bytes += sum(self._sizes)
+            self._tally.failed += result.rejected
+            self.hello = result.hello
+
+    def _refused(self, error: TooMuch) -> None:
+        """This part was too large: halve it, or leave out the one blob that it had."""
+        now = anyio.current_time()
+        if len(self._sizes) > 1:
+            self._replica.load.refused(sum(self._sizes), now)
+            return
+        if not self._sizes or self._last is None:
+            raise error
+        self._replica.load.refused_alone(self._sizes[0], now)
+        self._untaken(self._last, self._sizes[0])
+        self._left.remove(self._last)
+
+    async def _part(self) -> AsyncGenerator[bytes, None]:
+        """Frames of as many blobs as may go at once, at least one, then the end mark."""
+        now = anyio.current_time()
+        most = self._replica.load.most(now)
+        full = False
+        while self._taken < len(self._left) and not full:
+            ahead = self._left[self._taken :]
+            entries = await self._keeper.door.batch(ahead, min(CHUNK, most or CHUNK))
             pieces: list[bytes] = []
             for entry in entries:
                 if entry.data is not None:
+                    size = len(entry.data)
+                    if self._replica.load.hopeless(size, now):
+                        self._untaken(entry.digest, size)
+                        self._taken += 1
+                        continue
+                    full = most is not None and bool(self._sizes) and sum(self._sizes) + size > most
+                    if full:
+                        break
                     pieces += _framed(entry)
-                    sizes.append(len(entry.data))
+                    self._sizes.append(size)
+                    self._last = entry.digest
                 elif entry.size is not None:
-                    large.append((entry.digest, entry.size))
+                    self._large.append((entry.digest, entry.size))
+                self._taken += 1
             if pieces:
                 yield b"".join(pieces)
-        yield end(len(sizes))
+        yield end(len(self._sizes))
 
-    async with aclosing(small()) as frames:
-        result = await replica.push(frames)
-    tally.sent += result.stored
-    tally.sent_bytes += sum(sizes)
-    tally.failed += result.rejected
-    hello = result.hello
-    for digest, size in large:
-        try:
-            # Where an earlier push was cut, or somebody else's.
-            start = min(offered.starts.get(digest, 0), size)
-            async with aclosing(keeper.door.whole(digest, size, start)) as data:
-                result = await replica.push_large(digest, size, data, start)
-        except Refused as error:
-            # One blob that the peer will not have (over its limit, say) delays no other.
-            tally.refusal = one_line(error)
-            tally.failed += 1
-            continue
-        tally.sent += result.stored
-        tally.sent_bytes += (size - start) * result.stored
-        hello = result.hello
-    return hello
+    def _untaken(self, digest: Digest, size: int) -> None:
+        self._tally.failed += 1
+        self._tally.refusal = (
+            f"blob {digest.hex()} of {size} bytes is more than the peer, or a proxy before it, "
+            "takes in one request; raise that limit there (nginx: client_max_body_size)"
+        )
+
+    async def large(self) -> None:
+        """Each alone."""
+        for digest, size in self._large:
+            start = min(self._starts.get(digest, 0), size)
+            now = anyio.current_time()
+            if self._replica.load.hopeless(size - start, now):
+                self._untaken(digest, size - start)
+                continue
+            if not await self._keeper.door.verified(digest, _MOMENT):
+                # The peer would see nothing come, and end the push.
+                self._tally.failed += 1
+                self._tally.refusal = (
+                    f"blob {digest.hex()} is being verified on this node; it is sent after that"
+                )
+                continue
+            try:
+                # Where an earlier push was cut, or somebody else's.
+                async with aclosing(self._keeper.door.whole(digest, size, start)) as data:
+                    result = await self._replica.push_large(digest, size, data, start)
+            except TooMuch:
+                self._replica.load.refused_alone(size - start, now)
+                self._untaken(digest, size - start)
+                continue
+            except Refused as error:
+                # One blob that the peer will not have (over its limit, say) delays no other.
+                self._tally.refusal = one_line(error)
+                self._tally.failed += 1
+                continue
+            self._tally.sent += result.stored
+            self._tally.sent_bytes += (size - start) * result.stored
+            self.hello = result.hello

@@ -17,6 +17,7 @@ from mesh.blobstash.remote import Remote
 from mesh.blobstash.tree import State, StateTree
 from mesh.core.digest import Digest
 from mesh.core.limits import LARGE_BLOB
+from mesh.core.load import Load
 from mesh.core.reconcile import Difference, OnlyHere, Surplus
 from mesh.core.tree import Tree
 from mesh.errors import MeshError, Misbehaved, PeerError, Refused, one_line
@@ -50,6 +51,7 @@ class BlobstashPeer:
         self, remote: Remote, ours: Callable[[], Tree], work: Offload, *, one_way: bool = False
     ) -> None:
         """`ours` is the present tree. `one_way`: take everything; fail if anything is only here."""
+        self.load = Load()
         self._remote = remote
         self._ours = ours
         self._work = work

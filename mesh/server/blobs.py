@@ -10,10 +10,11 @@ from typing import NamedTuple
 import anyio
 from quart import Quart, Response, request
 
-from mesh.actors.transfer import Intake, Tally
+from mesh.actors.transfer import Intake
 from mesh.core.digest import Digest, parse_digest, parse_prefix, split_digests
 from mesh.core.holder import CLIENT
 from mesh.core.limits import LARGE_BLOB
+from mesh.core.round import Tally
 from mesh.errors import InputError, Misbehaved
 from mesh.node import Node
 from mesh.server.answers import json, page_limit, problem

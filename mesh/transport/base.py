@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from mesh.core.digest import Digest
+from mesh.core.load import Load
 from mesh.core.reconcile import Difference
 from mesh.core.shortcut import Moment
 from mesh.core.tree import Tree
@@ -87,6 +88,10 @@ class Pushed(NamedTuple):
 
 class Replica(Protocol):
     """One peer. Safe to use from several tasks."""
+
+    @property
+    def load(self) -> Load:
+        """How much may be sent to it at once, as far as is known."""
 
     async def meet(self, hello: Hello) -> Meeting:
         """One small request: are we equal?"""

@@ -15,7 +15,16 @@ import msgspec
 
 from mesh.config import Address
 from mesh.decoding import json_of, utf8
-from mesh.errors import Misbehaved, PeerError, Refused, Stalled, Undecodable, Unreachable, printable
+from mesh.errors import (
+    Misbehaved,
+    PeerError,
+    Refused,
+    Stalled,
+    TooMuch,
+    Undecodable,
+    Unreachable,
+    printable,
+)
 from mesh.transport.duplex import Upload
 from mesh.transport.pace import SILENCE
 from mesh.transport.repairs.pool import Pool
@@ -199,7 +208,8 @@ def refused(place: str, status: int, headers: Mapping[str, str], text: str) -> R
     wish = headers.get("retry-after", "")
     retry_after = float(wish) if wish.isascii() and wish.isdigit() and len(wish) < 6 else None
     words = printable(text[:_MAX_ERROR]) or f"HTTP status {status}"
-    return Refused(f"{place} declined: {words}", retry_after, status)
+    kind = TooMuch if status == 413 else Refused
+    return kind(f"{place} declined: {words}", retry_after, status)
 
 
 def credentials(address: Address) -> dict[str, str]:

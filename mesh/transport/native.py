@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import anyio
 import msgspec
 
 from mesh.core.digest import Digest, split_digests
+from mesh.core.load import Load
 from mesh.core.reconcile import FULL_HASH, SHORT_HASH, Answer, Descent, Difference
 from mesh.core.shortcut import Found, Moment, MoreCells, Question, Shortcut
 from mesh.core.tree import Tree
-from mesh.errors import InputError, Misbehaved, Refused
+from mesh.errors import InputError, Misbehaved, Refused, one_line
 from mesh.offload import Inline
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed, Sketches, Wire
 from mesh.transport.pace import CALL, GREETING, Paced, Pulse, begun, within
@@ -49,6 +52,12 @@ _RESTARTS = 8
 _CELLS_AT_ONCE = 8 * 1024
 _INLINE = Inline()
 
+# After a refused question about sketches a peer is compared by trees alone for this long: trees
+# cost more the more differs, and somebody who mends the proxy sees the effect soon.
+_ONLY_TREES = 600.0
+
+log = logging.getLogger("mesh")
+
 T = TypeVar("T")
 
 
@@ -62,16 +71,28 @@ class NativePeer:
 
         Without `sketches`, only trees are compared.
         """
+        self.load = Load()
         self._wire = wire
         self._sketches = sketches
+        self._only_trees_until = float("-inf")
         # The run of the peer that has told us its name; that costs bytes, so it is asked for once.
         self._named: bytes | None = None
         self._place = place
         self._push = f"push/{node_id.hex()}"
 
+    @property
+    def sketches(self) -> Sketches | None:
+        """Our sketches, unless the peer has refused lately to compare by them."""
+        return None if anyio.current_time() < self._only_trees_until else self._sketches
+
+    def only_trees(self) -> None:
+        """The peer, or a proxy before it, refused a question about sketches."""
+        self._only_trees_until = anyio.current_time() + _ONLY_TREES
+
     async def meet(self, hello: Hello) -> Meeting:
         """Exchange roots. Refused when the peer speaks another version."""
-        moment = await self._sketches.present() if self._sketches is not None else None
+        sketches = self.sketches
+        moment = await sketches.present() if sketches is not None else None
         greeting = Greeting(
             node=hello.node,
             instance=hello.instance,
@@ -110,7 +131,7 @@ class NativePeer:
 
     def compare(self, ours: Callable[[], Tree], meeting: Meeting) -> Comparison:
         """By sketches where the peer has one, and otherwise by a descent."""
-        return _NativeComparison(self, ours, meeting, self._sketches)
+        return _NativeComparison(self, ours, meeting, self.sketches)
 
     async def tree(self, request: TreeRequest) -> TreeReply:
         """One request of a descent."""
@@ -273,7 +294,13 @@ class _NativeComparison:
         key = moment.sketch.key.id
         shortcut = await work(Shortcut, moment, self.root, self.count, cells)
         while shortcut.question is not None:
-            reply = await self._peer.answer(self.root, key, shortcut.question)
+            try:
+                reply = await self._peer.answer(self.root, key, shortcut.question)
+            except Refused as error:
+                # Sketches are a shortcut, and trees show the same.
+                log.info("comparing by trees for a while: %s", one_line(error))
+                self._peer.only_trees()
+                return None
             await work(shortcut.feed, reply)
         return shortcut.found if shortcut.proven else None
 

@@ -30,6 +30,7 @@ from mesh.wire.messages import (
 from tests.actors.world import (
     HOUR,
     Member,
+    Refusing,
     Through,
     World,
     a_world,
@@ -392,3 +393,19 @@ async def test_prefixes_are_answered_in_order_or_not_at_all(autojump_clock: Mock
                 await asked(bad, 5)
         with pytest.raises(InputError):
             await asked([number.to_bytes(3, "big") for number in range(MAX_PREFIXES + 1)], 3)
+
+
+async def test_a_refused_question_about_sketches_is_answered_by_trees(
+    autojump_clock: MockClock,
+) -> None:
+    """In the same round, and the next ones do not ask it again for a while."""
+    async with a_world() as world:
+        a, b = await pair(world, wire=lambda wire: Refusing(wire, "find", None))
+        requests = await leveled(a, b)
+        assert a.wire("b").met == 1
+        assert requests["tree"]
+        await a.put(*blobs(2000, 2010))
+        await b.put(*blobs(3000, 3010))
+        assert (await a.node.peers[0].sync()).error is None
+        assert a.root == b.root
+        assert a.wire("b").met == 1
