@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import pytest
 
 from mesh.blobstash.upload import TooMuch, take
-from mesh.core.digest import digest_of
+from mesh.core.digest import Digest, digest_of
 from mesh.errors import InputError
-from mesh.store.base import Item
+from mesh.store.base import Incoming, Item
 from mesh.store.memory import MemoryStore
 
 pytestmark = pytest.mark.trio
@@ -34,6 +34,11 @@ ENDLESS = {
     "behind the last boundary": (PART + b"\r\n--b--\r\n", b"x"),
     "lines behind the last boundary": (PART + b"\r\n--b--\r\n", b"\r\n"),
 }
+
+
+def opens(_name: Digest) -> AbstractAsyncContextManager[Incoming]:
+    """Nothing is here yet."""
+    return MemoryStore().incoming()
 
 
 class Commits:
@@ -64,7 +69,7 @@ async def test_what_belongs_to_no_part_is_bounded(what: str, size: int) -> None:
     commits = Commits()
     async with aclosing(endless()) as chunks:
         with pytest.raises(TooMuch):
-            await take(MemoryStore(), chunks, b"b", LIMIT, commits)
+            await take(opens, chunks, b"b", LIMIT, commits)
     assert read <= 16 * 1024 + len(piece)
     assert not commits.items
 
@@ -81,7 +86,7 @@ async def test_some_lines_before_between_and_behind_do_no_harm(size: int) -> Non
             yield piece
 
     commits = Commits()
-    await take(MemoryStore(), chunks(), b"b", LIMIT, commits)
+    await take(opens, chunks(), b"b", LIMIT, commits)
     assert [item.digest for item in commits.items] == [digest_of(DATA)]
 
 
@@ -91,4 +96,4 @@ async def test_a_boundary_longer_than_any_may_be_is_refused() -> None:
         yield b""
 
     with pytest.raises(InputError):
-        await take(MemoryStore(), chunks(), b"b" * 71, LIMIT, Commits())
+        await take(opens, chunks(), b"b" * 71, LIMIT, Commits())

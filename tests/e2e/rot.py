@@ -136,7 +136,7 @@ class Campaign:
                 for digest in some:
                     await self._read(b, digest)
                 while not (b.scrubber.status().passes and all(map(self._is_right, nodes.values()))):
-                    await b.keeper.change(0.05)
+                    await b.keeper.wait_for_change(0.05)
             for digest in self.contents:
                 await self._read(b, digest)
             assert b.status().wanted_blobs == 0

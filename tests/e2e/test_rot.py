@@ -50,9 +50,9 @@ async def restored(base: Path, index: str) -> None:
         b = nodes["b"]
         with anyio.fail_after(60):
             while b.keeper.ready_tree().root != root:
-                await b.keeper.change(0.05)
+                await b.keeper.wait_for_change(0.05)
             while moved(nodes) < 25:  # a round that brought something is counted at its end
-                await b.keeper.change(0.05)
+                await b.keeper.wait_for_change(0.05)
         assert moved(nodes) == 25
         assert all(node.keeper.ready_tree().root == root for node in nodes.values())
         sent = sum(peer.sent_blobs for peer in b.status().peers)

@@ -1,4 +1,7 @@
-"""Bodies that stop coming: 408, whoever reads them. In virtual time, through the application."""
+"""Bodies from peers that stop coming: 408. In virtual time, through the application.
+
+Uploads from clients may pause: tests/server/test_pauses.py.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +38,15 @@ def nobody(*_: Any) -> Any:
         ("POST", f"/mesh/v1/push/{'0' * 32}", b""),
         ("POST", f"/mesh/v1/push/{'0' * 32}/{NAME}/{len(DATA)}", DATA[:100]),
         ("POST", "/mesh/v1/root", b"\x80"),
-        ("PUT", f"/v1/blobs/{NAME}", DATA[:100]),
-        ("POST", "/v1/blobs", b""),
-        ("POST", "/v1/batch", FRAME[:100]),
     ],
+    ids=["push", "push of nothing", "push of one blob", "message"],
 )
 async def test_a_body_that_stops_is_408(
     method: str, path: str, begun: bytes, autojump_clock: MockClock
 ) -> None:
     identity = Identity(b"n" * 16, b"i" * 8, "node")
     node = Node(Config(), identity, MemoryStore(), nobody, Inline(), Random(0))
-    app = create_app(node, "trio", nobody)
+    app = create_app(node, "trio", nobody, trio.Event())
     sent: list[dict[str, Any]] = []
     came = [{"type": "http.request", "body": begun, "more_body": True}]
     answered = trio.Event()
