@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from random import Random
 
@@ -37,10 +37,7 @@ def file_blobs(directory: Path) -> Iterator[bytes]:
 
 async def fill(directory: Path, blobs: Iterable[bytes]) -> None:
     """Store blobs before any node runs on `directory`."""
-    claimed = DataDirectory.claim(directory)
-    store = DiskStore(DiskFiles(directory), directory / "index.sqlite", Lane, Threads(2))
-    await store.open()
-    try:
+    async with _claimed(directory) as store:
         batch: list[Item] = []
         held = 0
         for data in blobs:
@@ -53,6 +50,37 @@ async def fill(directory: Path, blobs: Iterable[bytes]) -> None:
                 await store.commit(batch)
                 batch, held = [], 0
         await store.commit(batch)
+
+
+async def fill_one(directory: Path, size: int, seed: int = 1) -> None:
+    """Store one blob of `size` bytes, never held whole, before any node runs on `directory`."""
+    source = Random(seed)  # noqa: S311 - test data
+    async with _claimed(directory) as store, store.incoming() as incoming:
+        for at in range(0, size, _PIECE):
+            await incoming.write(source.randbytes(min(_PIECE, size - at)))
+        await store.commit([await incoming.finish()])
+
+
+def photos(directory: Path, total: int, seed: int = 1) -> None:
+    """Files of 3 to 8 MB that no compression helps, `total` bytes in all, a hundred a directory."""
+    source = Random(seed)  # noqa: S311 - test data
+    number = 0
+    while total > 0:
+        size = min(total, source.randint(3_000_000, 8_000_000))
+        path = directory / f"{number // 100:03d}" / f"{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.randbytes(size))
+        number += 1
+        total -= size
+
+
+@asynccontextmanager
+async def _claimed(directory: Path) -> AsyncIterator[DiskStore]:
+    claimed = DataDirectory.claim(directory)
+    store = DiskStore(DiskFiles(directory), directory / "index.sqlite", Lane, Threads(2))
+    await store.open()
+    try:
+        yield store
     finally:
         await store.close()
         claimed.release()

@@ -1,4 +1,4 @@
-"""Plots of what `mesh bench reconcile --json` and `replicate --json` measured.
+"""Plots of what `mesh bench` measured: a file of lines that its `--json` printed makes a plot.
 
 matplotlib draws them; it is an extra (`pip install 'blob-mesh[plot]'`), since no node needs it.
 """
@@ -36,6 +36,39 @@ class ReplicatePoint(msgspec.Struct, frozen=True):
     bytes: int
     blobs_per_second: float
     bytes_per_second: float
+
+
+class TreeRivalPoint(msgspec.Struct, frozen=True):
+    """Another tool in a line of `mesh bench tree --json`; seconds of all destinations together."""
+
+    name: str
+    seconds: float
+
+
+class TreePassPoint(msgspec.Struct, frozen=True):
+    """A pass in a line of `mesh bench tree --json`."""
+
+    seconds: float
+
+
+class TreePoint(msgspec.Struct, frozen=True):
+    """A line of `mesh bench tree --json`, as far as it is drawn."""
+
+    name: str
+    backend: str
+    nodes: int
+    first: TreePassPoint
+    rivals: list[TreeRivalPoint]
+
+
+class FanoutPoint(msgspec.Struct, frozen=True):
+    """A line of `mesh bench fanout --json`, as far as it is drawn."""
+
+    backend: str
+    workers: int
+    size: int
+    seconds: float
+    alone_seconds: float
 
 
 def read(file: Path, kind: type[T]) -> list[T]:
@@ -88,6 +121,41 @@ def draw_replicate(points: Sequence[ReplicatePoint], out: Path) -> None:
     axes.set_ylabel("blobs a second (solid)")
     right.set_ylabel("MB a second (dashed)")
     axes.set_title("Filling an empty node over loopback, durable")
+    _save(figure, axes, out)
+
+
+def draw_tree(points: Sequence[TreePoint], out: Path) -> None:
+    """A group of bars for each line: the mesh, and the other tools of the same run."""
+    figure, axes = _figure()
+    rows = [
+        {f"mesh, {point.backend}": point.first.seconds}
+        | {rival.name: rival.seconds for rival in point.rivals}
+        for point in points
+    ]
+    tools = list(dict.fromkeys(tool for row in rows for tool in row))
+    for number, tool in enumerate(tools):
+        places = [at + 0.8 * number / len(tools) for at, row in enumerate(rows) if tool in row]
+        seconds = [row[tool] for row in rows if tool in row]
+        axes.bar(places, seconds, width=0.8 / len(tools), align="edge", label=tool)
+    names = [f"{p.name}\n{p.nodes} node{'s' if p.nodes > 1 else ''}" for p in points]
+    axes.set_xticks([at + 0.4 for at in range(len(names))], names)
+    axes.set_ylabel("seconds until everything is everywhere")
+    axes.set_title("A directory put into one node, durable")
+    _save(figure, axes, out)
+
+
+def draw_fanout(points: Sequence[FanoutPoint], out: Path) -> None:
+    """How many times longer N workers take than one alone; a line for each backend."""
+    figure, axes = _figure()
+    for backend in dict.fromkeys(point.backend for point in points):
+        line = sorted(
+            (p.workers, p.seconds / p.alone_seconds) for p in points if p.backend == backend
+        )
+        axes.plot([n for n, _ in line], [t for _, t in line], marker="o", label=backend)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("workers that start together")
+    axes.set_ylabel("time, in times of one worker alone")
+    axes.set_title(f"One blob of {max(p.size for p in points) / 2**20:,.0f} MiB to many workers")
     _save(figure, axes, out)
 
 

@@ -14,9 +14,20 @@ _READ = 256 * 1024
 _IN_FLIGHT = 256
 
 
+class Passed:
+    """Bytes that a relay brought from the place it leads to."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self.bytes = 0
+
+
 @asynccontextmanager
-async def relay(place: str, delay: float) -> AsyncIterator[str]:
-    """host:port of a relay to `place`; every byte to it is `delay` seconds late."""
+async def relay(place: str, delay: float, passed: Passed | None = None) -> AsyncIterator[str]:
+    """host:port of a relay to `place`; every byte to it is `delay` seconds late.
+
+    `passed` counts the bytes that come back, those that nobody wanted in the end included.
+    """
     host, _, port = place.rpartition(":")
 
     async def serve(near: SocketStream) -> None:
@@ -27,7 +38,7 @@ async def relay(place: str, delay: float) -> AsyncIterator[str]:
                 create_task_group() as group,
             ):
                 group.start_soon(_pass, near, far, delay)
-                await _pass(far, near, 0.0)
+                await _pass(far, near, 0.0, passed)
                 group.cancel_scope.cancel()
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
@@ -37,7 +48,9 @@ async def relay(place: str, delay: float) -> AsyncIterator[str]:
         group.cancel_scope.cancel()
 
 
-async def _pass(source: ByteReceiveStream, sink: ByteSendStream, delay: float) -> None:
+async def _pass(
+    source: ByteReceiveStream, sink: ByteSendStream, delay: float, passed: Passed | None = None
+) -> None:
     """Bytes from one side to the other, `delay` seconds later, in order."""
     late_in, late = create_memory_object_stream[tuple[float, bytes]](_IN_FLIGHT)
 
@@ -46,6 +59,8 @@ async def _pass(source: ByteReceiveStream, sink: ByteSendStream, delay: float) -
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                 while True:
                     data = await source.receive(_READ)
+                    if passed is not None:
+                        passed.bytes += len(data)
                     await late_in.send((anyio.current_time() + delay, data))
 
     async with create_task_group() as group:

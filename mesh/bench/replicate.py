@@ -104,7 +104,7 @@ async def replicate(plan: Plan, base: Path) -> Replicated:
     await as_files(first, files)
     rivals = []
     for rival in plan.against:
-        seconds = race(rival, files, base)
+        seconds = race(rival, files, base / f"{rival}-target", base)
         rivals.append(Rival(rival, seconds, seconds / result.seconds))
     return msgspec.structs.replace(result, rivals=rivals)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import anyio
 import typer
 
+from mesh.cli.bench_main import fanout_command, tree_command
 from mesh.cli.bench_wire import node_command, plot_command, put_command, replicate_command
 
 bench_app = typer.Typer(
@@ -14,6 +15,8 @@ bench_app = typer.Typer(
 )
 bench_app.command("replicate")(replicate_command)
 bench_app.command("put")(put_command)
+bench_app.command("tree")(tree_command)
+bench_app.command("fanout")(fanout_command)
 bench_app.command("node")(node_command)
 bench_app.command("plot")(plot_command)
 

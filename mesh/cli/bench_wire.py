@@ -47,14 +47,14 @@ def replicate_command(
         size=parse_size(size),
         nodes=nodes,
         latency=latency / 1000,
-        backend=_backend(backend),
+        backend=known_backend(backend),
         directory=directory,
         probe=probe,
         against=tuple(against or ()),
     )
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as base:
         result = anyio.run(replicate, plan, Path(base))
-    _show(result, _replicated(result), as_json=as_json)
+    show(result, _replicated(result), as_json=as_json)
 
 
 def put_command(
@@ -65,8 +65,8 @@ def put_command(
 ) -> None:
     """Put many small files into a local node with `mesh put DIR`."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as base:
-        result = anyio.run(put, count, parse_size(size), _backend(backend), Path(base))
-    _show(result, _put(result), as_json=as_json)
+        result = anyio.run(put, count, parse_size(size), known_backend(backend), Path(base))
+    show(result, _put(result), as_json=as_json)
 
 
 def node_command(
@@ -77,8 +77,8 @@ def node_command(
 ) -> None:
     """Start a node with many blobs, and measure what it costs."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as base:
-        result = anyio.run(node_cost, blobs, parse_size(size), _backend(backend), Path(base))
-    _show(result, _cost(result), as_json=as_json)
+        result = anyio.run(node_cost, blobs, parse_size(size), known_backend(backend), Path(base))
+    show(result, _cost(result), as_json=as_json)
 
 
 def plot_command(
@@ -88,26 +88,38 @@ def plot_command(
     replicate: Annotated[
         Path | None, typer.Option(help="lines of `replicate --json`: rate against blob size")
     ] = None,
+    tree: Annotated[
+        Path | None, typer.Option(help="lines of `tree --json`: seconds beside rsync's")
+    ] = None,
+    fanout: Annotated[
+        Path | None, typer.Option(help="lines of `fanout --json`: seconds against workers")
+    ] = None,
     out: Annotated[Path, typer.Option(help="directory for the SVG files")] = Path(),
 ) -> None:
-    """Draw what was measured: reconcile.svg, replicate.svg."""
+    """Draw what was measured: reconcile.svg, replicate.svg, tree.svg, fanout.svg."""
     from mesh.bench import plots
 
-    if reconcile is None and replicate is None:
-        raise InputError("nothing to draw: give --reconcile FILE or --replicate FILE")
+    if reconcile is replicate is tree is fanout is None:
+        raise InputError("nothing to draw: give --reconcile, --replicate, --tree or --fanout FILE")
     if reconcile is not None:
         plots.draw_reconcile(plots.read(reconcile, plots.ReconcilePoint), out / "reconcile.svg")
     if replicate is not None:
         plots.draw_replicate(plots.read(replicate, plots.ReplicatePoint), out / "replicate.svg")
+    if tree is not None:
+        plots.draw_tree(plots.read(tree, plots.TreePoint), out / "tree.svg")
+    if fanout is not None:
+        plots.draw_fanout(plots.read(fanout, plots.FanoutPoint), out / "fanout.svg")
 
 
-def _backend(name: str) -> str:
+def known_backend(name: str) -> str:
+    """The name; InputError for a backend that there is not."""
     if name not in ("asyncio", "trio"):
         raise InputError(f"unknown backend {name[:40]!a}; there are asyncio and trio")
     return name
 
 
-def _show(result: msgspec.Struct, rows: list[tuple[str, str]], *, as_json: bool) -> None:
+def show(result: msgspec.Struct, rows: list[tuple[str, str]], *, as_json: bool) -> None:
+    """A result on standard output: the object, or `rows` as a table."""
     if as_json:
         print(msgspec.json.encode(result).decode())
         return
