@@ -94,19 +94,20 @@ class Put:
         stored = await self._client.put_stream(data, len(data))
         checked(stored, digest_of(data))
         _print(digest_of(data), place)
+        _flush()
 
     # --- one job -------------------------------------------------------------------------------
 
     async def _send(self, job: Job) -> None:
         match job:
-            case Group(files):
-                await self._group(files)
+            case Group(files, others):
+                for other in others:
+                    self._other(other)
+                if files:
+                    await self._group(files)
             case Large(found):
                 await self._large(found)
-            case Trouble(source, reason):
-                self._complain(source, reason)
-            case Aside(found):
-                self._aside(found)
+        _flush()
 
     async def _group(self, files: list[Small]) -> None:
         # Frames of 41 bytes each, the bytes, and the end mark.
@@ -159,6 +160,13 @@ class Put:
     def _done(self, found: FoundFile, digest: Digest, size: int) -> None:
         _print(digest, found.source)
         self._entries.append(File(found.path, found.mode, size, digest))
+
+    def _other(self, other: Aside | Trouble) -> None:
+        match other:
+            case Trouble(source, reason):
+                self._complain(source, reason)
+            case Aside(found):
+                self._aside(found)
 
     def _aside(self, found: Found) -> None:
         match found:
@@ -232,6 +240,7 @@ async def _standard_input(client: NodeClient) -> None:
     digest = Digest(hasher.digest())
     checked(stored, digest)
     _print(digest, _STDIN.encode())
+    _flush()
 
 
 def _show(paths: Sequence[str], walked: Callable[[str], Iterator[Found]]) -> bool:
@@ -295,4 +304,8 @@ def _line(before: bytes, path: bytes) -> None:
         mark = b"\\"
         path = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     sys.stdout.buffer.write(mark + before + path + b"\n")
+
+
+def _flush() -> None:
+    """Show what was printed: whoever reads it learns at once what is durable."""
     sys.stdout.buffer.flush()

@@ -38,12 +38,6 @@ class Small(NamedTuple):
     data: bytes
 
 
-class Group(NamedTuple):
-    """Small files for one request."""
-
-    files: list[Small]
-
-
 class Large(NamedTuple):
     """A file that is streamed."""
 
@@ -63,27 +57,40 @@ class Trouble(NamedTuple):
     reason: str
 
 
-Job: TypeAlias = Group | Large | Aside | Trouble
+class Group(NamedTuple):
+    """Small files for one request, and what was found between them.
+
+    A directory or a link does not end a group: a tree has one for every few files, and a request
+    each would cost more than all of their bytes.
+    """
+
+    files: list[Small]
+    others: list[Aside | Trouble]
+
+
+Job: TypeAlias = Group | Large
 
 
 def jobs(walked: Iterable[Found]) -> Iterator[Job]:
-    """Everything that was found, in order, ready to be sent."""
-    files: list[Small] = []
-    size = 0
+    """Everything that was found, ready to be sent; files in order."""
+    group, size = Group([], []), 0
     for found in walked:
         job = _read(found)
-        if isinstance(job, Small):
-            files.append(job)
-            size += len(job.data)
-        if files and (
-            not isinstance(job, Small) or size >= _GROUP_BYTES or len(files) >= _GROUP_FILES
-        ):
-            yield Group(files)
-            files, size = [], 0
-        if not isinstance(job, Small):
+        match job:
+            case Small():
+                group.files.append(job)
+                size += len(job.data)
+            case Aside() | Trouble():
+                group.others.append(job)
+        large = isinstance(job, Large)
+        longest = max(len(group.files), len(group.others))
+        if longest >= _GROUP_FILES or size >= _GROUP_BYTES or (large and longest):
+            yield group
+            group, size = Group([], []), 0
+        if isinstance(job, Large):
             yield job
-    if files:
-        yield Group(files)
+    if group.files or group.others:
+        yield group
 
 
 class Reading:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.cli.reading import Changed, Group, Reading, Small, Trouble, jobs, opened
+from mesh.cli.reading import Changed, Group, Reading, Trouble, jobs, opened
 from mesh.cli.walk import Found, FoundFile, walk
 from mesh.core.digest import digest_of
 from tests.processes import NodeProcess, environment, mesh, nodes
@@ -211,11 +211,22 @@ def test_a_file_that_vanishes_is_named_and_the_others_are_read(tmp_path: Path) -
                 (tmp_path / "b").unlink()
             yield each
 
-    first, trouble, last = jobs(vanishing())
-    assert trouble == Trouble(os.fsencode(tmp_path / "b"), "No such file or directory")
-    for job, data in ((first, b"a"), (last, b"c")):
-        assert isinstance(job, Group)
-        assert [Small(file.found, digest_of(data), data) for file in job.files] == job.files
+    (group,) = jobs(vanishing())
+    assert isinstance(group, Group)
+    assert Trouble(os.fsencode(tmp_path / "b"), "No such file or directory") in group.others
+    assert [(file.digest, file.data) for file in group.files] == [
+        (digest_of(data), data) for data in (b"a", b"c")
+    ]
+
+
+def test_what_lies_between_the_files_of_a_tree_costs_no_request(tmp_path: Path) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}").mkdir()
+        planted(tmp_path / f"{number}", file=b"%d" % number)
+        (tmp_path / f"link {number}").symlink_to("nowhere")
+    (group,) = jobs(walk(tmp_path))
+    assert isinstance(group, Group)
+    assert len(group.files) == 300
 
 
 def test_a_file_of_the_kernel_that_has_no_size_is_read_to_its_end(
