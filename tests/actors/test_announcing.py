@@ -87,6 +87,25 @@ async def test_lost_announcements_to_a_dead_peer_are_no_reason_to_try_it_more_of
         assert a.peer("b").rounds < 25
 
 
+async def test_while_many_come_a_peer_that_fetches_is_only_told_that_there_is_more(
+    autojump_clock: MockClock,
+) -> None:
+    """It then asks for thousands at a time, and nothing is pushed but what came first."""
+    async with a_world() as world:
+        a, b = await quiet(world, {"a": "b", "b": "a"})
+        a.traffic("b").reset()
+        b.traffic("a").reset()
+        for first in range(0, 8000, 400):
+            await a.put(*blobs(first, first + 400))
+            await trio.sleep(0.1)
+        await world.level(5.0)
+        assert len(offered(a, "b")) <= 1000
+        pushes = [path for path in a.traffic("b").requests if path.startswith("push")]
+        batches = [path for path in b.traffic("a").requests if path.startswith("batch")]
+        assert len(pushes) <= 2
+        assert len(batches) < 20
+
+
 async def test_what_a_full_peer_does_not_take_is_said_soon(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await world.start("b", interval=HOUR, reserve_bytes=2**50)
