@@ -34,9 +34,9 @@ _SPACING = 0.25
 # Beyond this many it is only said that there is more: a round moves them better than offers do.
 _MOST = 1000
 
-# While blobs keep coming, a peer that fetches by itself is told no more than that there is more, when
-# so many came since the last announcement. It then fetches thousands in one batch; pushing each
-# small group to each peer took a third of the CPU of a node into which a directory was put.
+# While blobs keep coming, and so many have come since the last announcement, a peer that fetches by
+# itself is only told that there is more. It then fetches thousands in one go. Pushing each small
+# group to each peer took a third of the CPU of a node into which a directory was put.
 _FEW = 100
 
 
