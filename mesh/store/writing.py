@@ -17,7 +17,7 @@ from mesh.store.care.strangers import strangers
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.partial import tidy
-from mesh.store.large.staged import StagedFile, publish, sweep, withdraw
+from mesh.store.large.staged import StagedFile, publish, stands, sweep, withdraw
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index, Mark, Row
 from mesh.store.log.rebuild import check_index_files, note, remove_index
@@ -211,11 +211,14 @@ class Writer:
 
     def _append(self, items: list[Item]) -> None:
         staged = [item for item in items if isinstance(item, StagedFile)]
+        # A file that is there without a row may be of a blob that was acknowledged, and that the
+        # index has lost: whatever becomes of this commit, that file stays.
+        fresh = [item for item in staged if not stands(self._files, item.digest)]
         try:
             publish(self._files, staged, self._settled)
             segment, records = self._log([_record(item) for item in items])
         except OSError:
-            withdraw(self._files, staged)
+            withdraw(self._files, fresh)
             raise
         rows = [Row(each.digest, segment.number, each.offset, each.size) for each in records]
         self._opened.add(rows, _mark(segment))

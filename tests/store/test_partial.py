@@ -147,6 +147,23 @@ async def test_a_commit_that_fails_keeps_what_came() -> None:
         assert await content(store) == DATA
 
 
+async def test_a_commit_that_fails_leaves_a_file_that_stood_there_before() -> None:
+    """It may be of a blob that was acknowledged, and that the index has lost."""
+    disk = MemoryFiles()
+    async with opened(disk) as store:
+        await Receiver().run(store)
+    for name in [f"segments/{each.name}" for each in disk.list("segments")]:
+        disk.remove(name)
+    files = FaultyFiles(disk)
+    async with opened(files) as store:
+        assert await store.size(NAME) is None
+        files.fail(1, errno.ENOSPC, only=("append segments/",))
+        with pytest.raises(Full):
+            await Receiver().run(store)
+        files.heal()
+        assert bytes(disk.content(large_name(NAME))) == DATA
+
+
 @pytest.mark.parametrize("refused", ["told", "cancelled"])
 async def test_a_blob_whose_commit_was_never_asked_for_can_be_gone_on_with(refused: str) -> None:
     """The disk is full, say: it was refused before the store heard of it."""
