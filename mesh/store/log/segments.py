@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
@@ -44,10 +44,6 @@ RECORD_HEADER = _RECORD.size
 # Large enough that a million small blobs are some ten files, small enough that one file is
 # scanned in a second and that a later compaction moves little at a time.
 SEGMENT_MAX = 256 * 1024 * 1024
-
-# A header with so many wrong bits may still be that of a record here: a byte of it has rotted. The
-# checksums of two segments differ by some 32 of 64 bits, and by so few once in 10^10 pairs.
-_WRONG_BITS = 8
 
 _SEARCH = 1024 * 1024  # bytes read at a time while looking for the next good record
 
@@ -179,21 +175,26 @@ class SegmentWriter:
 
 
 def read_salt(segment: Reader) -> bytes | None:
-    """The salt of a segment; None when its header is damaged."""
+    """The salt of a segment; None when more than one bit of its header is wrong."""
     header = segment.read_at(0, SEGMENT_HEADER)
     if len(header) < SEGMENT_HEADER:
         return None
-    magic, _, salt, checksum = _SEGMENT.unpack(header)
-    good = magic == _MAGIC and hashlib.blake2b(header[:-8], digest_size=8).digest() == checksum
-    return bytes(salt) if good else None
+    if not _is_segment(header):
+        header = _mended(header, _is_segment) or b""
+    return bytes(_SEGMENT.unpack(header)[2]) if header else None
+
+
+def _is_segment(header: bytes) -> bool:
+    own = hashlib.blake2b(header[:-8], digest_size=8).digest()
+    return header.startswith(_MAGIC) and own == header[-8:]
 
 
 def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
     """Every good record from `start` on, hash checked, and the stretches between that are not.
 
     In a segment whose own header is damaged the salt is lost; then a record is good when its
-    bytes hash to its digest, which nothing passes for by chance. So is a record whose header has a
-    few wrong bits, where the record before it ends: the place and the hash vouch for it.
+    bytes hash to its digest, which nothing passes for by chance. A header with one wrong bit is
+    read as it was, where the record before it ends.
     """
     salt = read_salt(segment)
     end = segment.size
@@ -204,7 +205,7 @@ def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
     while at < end:
         record = record_at(segment, salt, at)
         if record is None and at == whole:
-            record = _vouched_for(segment, salt, at)
+            record = _mended_record(segment, salt, at)
         if record is None or record.end > end:
             if record is not None and salt is not None and record.kind != LOST:
                 torn.append(record.digest)
@@ -264,19 +265,26 @@ def find_record(segment: Reader, digest: Digest) -> Record | None:
     return found
 
 
-def _vouched_for(segment: Reader, salt: bytes | None, at: int) -> Record | None:
-    """The record of a small blob whose bytes are right, though its header is not quite.
-
-    A record of another segment, as an old block of the disk may hold one, is none of this one.
-    """
-    header = segment.read_at(at, RECORD_HEADER)
-    record = parse_record(header, None, at)
-    if record is None or record.kind != BLOB or salt is None:
+def _mended_record(segment: Reader, salt: bytes | None, at: int) -> Record | None:
+    """The record whose header stands at `at` but for one wrong bit."""
+    if salt is None:
         return None
-    right = _record_header(salt, BLOB, record.digest, record.size)
-    wrong = int.from_bytes(header, "big") ^ int.from_bytes(right, "big")
-    near = wrong.bit_count() <= _WRONG_BITS
-    return record if near and _is_good(segment, None, record) else None
+    header = segment.read_at(at, RECORD_HEADER)
+    mended = _mended(header, lambda tried: _checksum(salt, tried[:-8]) == tried[-8:])
+    return parse_record(mended, salt, at) if mended is not None else None
+
+
+def _mended(data: bytes, good: Callable[[bytes], bool]) -> bytes | None:
+    """`data` with the one bit turned that makes it good; None when no single bit does.
+
+    A checksum of 64 bits fits by chance once in 10^16 tries, and there are some hundred tries.
+    """
+    number = int.from_bytes(data, "big")
+    for bit in range(8 * len(data)):
+        tried = (number ^ 1 << bit).to_bytes(len(data), "big")
+        if good(tried):
+            return tried
+    return None
 
 
 def _is_good(segment: Reader, salt: bytes | None, record: Record) -> bool:
