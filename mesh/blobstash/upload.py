@@ -35,7 +35,7 @@ class WrongName(InputError):
     """A part's bytes are another blob than its name says."""
 
 
-class TooMuch(InputError):
+class TooLong(InputError):
     """More parts, or larger ones, than one upload may have."""
 
 
@@ -55,7 +55,7 @@ async def take(
 ) -> None:
     """Store every part, or none of them. `limit`: bytes a blob.
 
-    Raises WrongName, TooMuch, and InputError for what is no multipart body.
+    Raises WrongName, TooLong, and InputError for what is no multipart body.
     """
     if len(boundary) > _BOUNDARY:
         raise InputError(f"a boundary of {len(boundary)} bytes; it may have {_BOUNDARY}")
@@ -72,12 +72,12 @@ async def take(
                 decoder.receive_data(chunk[:cut])
                 await parts.drain(decoder)
                 if len(decoder.buffer) > _BETWEEN:
-                    raise TooMuch(f"more than {_BETWEEN} bytes that belong to no part's data")
+                    raise TooLong(f"more than {_BETWEEN} bytes that belong to no part's data")
             decoder.receive_data(rest)
             decoder.receive_data(None)
             await parts.drain(decoder)
         except RequestEntityTooLarge:
-            raise TooMuch(f"more than {_PARTS} parts; use several uploads") from None
+            raise TooLong(f"more than {_PARTS} parts; use several uploads") from None
         except ValueError as error:
             raise InputError(f"not a multipart body: {error}") from error
         if not parts.ended:
@@ -129,9 +129,9 @@ class _Parts:
     async def _data(self, incoming: Incoming, event: Data) -> None:
         await incoming.write(bytes(event.data))
         if incoming.size > self._limit:
-            raise TooMuch(f"a part of more than {self._limit} bytes (--max-blob)")
+            raise TooLong(f"a part of more than {self._limit} bytes (--max-blob)")
         if incoming.size + self._held > _HELD_BYTES and incoming.size < LARGE_BLOB:
-            raise TooMuch(f"small parts of more than {_HELD_BYTES} bytes; use several uploads")
+            raise TooLong(f"small parts of more than {_HELD_BYTES} bytes; use several uploads")
         if event.more_data:
             return
         item = await incoming.finish()

@@ -230,7 +230,7 @@ class _Blobs:
             await upload.take(opens, body, boundary.encode(), self._limit, self._put)
         except upload.WrongName as error:
             return problem(422, one_line(error))
-        except upload.TooMuch as error:
+        except upload.TooLong as error:
             return problem(413, one_line(error))
         return _empty(200)
 

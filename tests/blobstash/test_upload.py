@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 import pytest
 
-from mesh.blobstash.upload import TooMuch, take
+from mesh.blobstash.upload import TooLong, take
 from mesh.core.digest import Digest, digest_of
 from mesh.errors import InputError
 from mesh.store.base import Incoming, Item
@@ -68,7 +68,7 @@ async def test_what_belongs_to_no_part_is_bounded(what: str, size: int) -> None:
 
     commits = Commits()
     async with aclosing(endless()) as chunks:
-        with pytest.raises(TooMuch):
+        with pytest.raises(TooLong):
             await take(opens, chunks, b"b", LIMIT, commits)
     assert read <= 16 * 1024 + len(piece)
     assert not commits.items
