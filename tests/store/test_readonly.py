@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mesh.errors import Full, ReadOnly, StoreError
 from mesh.offload import Inline
 from mesh.store.care.readonly import index_in_memory
 from mesh.store.disk import DiskStore
+from mesh.store.log.index import Index
 from tests.store.faulty import MemoryFiles
 from tests.store.test_faults import AFTER, BEFORE, LATER, SMALL, Ledger, opened
 
@@ -136,3 +138,16 @@ async def test_room_is_what_the_disk_has() -> None:
         disk.total = 20_000
         with pytest.raises(Full):
             await Ledger().put(store, [b"x" * 30_000])
+
+
+@pytest.mark.parametrize("version", [2, 99])
+async def test_an_index_of_another_version_is_an_empty_one(tmp_path: Path, version: int) -> None:
+    """The log has everything, so a full disk after an upgrade keeps no node from starting."""
+    path = tmp_path / "index.sqlite"
+    Index(str(path), write=True).close()
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+    index = index_in_memory(path)
+    assert index.state().blobs == 0
+    index.close()

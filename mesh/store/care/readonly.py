@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mesh.store.base import Room
-from mesh.store.faults import translated
+from mesh.store.faults import IndexDamaged, translated
 from mesh.store.files import Appender, Files, Listed, Reader, Space
 from mesh.store.log.index import Index
 
@@ -58,19 +58,21 @@ def index_in_memory(path: Path | None) -> Index:
     SQLite cannot read its own file where it may not write beside it, so a copy is opened in the
     system's temporary directory. What it lacks, recovery brings from the log.
     """
-    if path is not None:
-        try:
-            with tempfile.TemporaryDirectory(prefix="mesh-") as place:
-                shutil.copyfile(path, f"{place}/index")
-                with suppress(FileNotFoundError):  # as after a clean stop
-                    shutil.copyfile(f"{path}-wal", f"{place}/index-wal")
-                index = Index(":memory:", write=True)
-                index.load(f"{place}/index")
-                index.state()
-                return index
-        except (OSError, sqlite3.Error):
-            pass  # no room there either, or no index: the log has everything
-    return Index(":memory:", write=True)
+    index = Index(":memory:", write=True)
+    if path is None:
+        return index
+    try:
+        with tempfile.TemporaryDirectory(prefix="mesh-") as place:
+            shutil.copyfile(path, f"{place}/index")
+            with suppress(FileNotFoundError):  # as after a clean stop
+                shutil.copyfile(f"{path}-wal", f"{place}/index-wal")
+            index.load(f"{place}/index")
+        index.state()
+    except (OSError, sqlite3.Error, IndexDamaged):
+        # No room there either, or no index, or one of another version: the log has everything.
+        index.close()
+        return Index(":memory:", write=True)
+    return index
 
 
 class Lenient:
