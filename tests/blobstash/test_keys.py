@@ -228,7 +228,7 @@ def test_client_commands_take_a_key_file(guarded: NodeProcess, key_file: str, ba
         result = mesh(*command, *node, "--key-file", key_file)
         assert result.returncode == 0, result.stderr
         assert NAME.encode() in result.stdout or result.stdout == BLOB
-    assert mesh("wait", *node, env={"MESH_KEY_FILE": key_file}).returncode == 0
+    assert mesh("status", *node, env={"MESH_KEY_FILE": key_file}).returncode == 0
     for arguments in ((), ("--key-file", str(wrong))):
         assert "key" in one_line(mesh("ls", *node, *arguments), 1)
 
