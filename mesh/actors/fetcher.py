@@ -78,7 +78,7 @@ class Fetcher:
     def __init__(
         self, keeper: Keeper, limit: int, candidates: Callable[[], Sequence[Candidate]]
     ) -> None:
-        """`limit`: bytes a blob may have; `candidates`: whom to ask, as things stand."""
+        """`limit`: bytes a blob may have; `candidates`: gives the peers to ask now."""
         self._keeper = keeper
         self._limit = limit
         self._candidates = candidates

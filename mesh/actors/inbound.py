@@ -1,7 +1,7 @@
 """Who pulls from us without being listed as a peer: told to people, and to nobody else.
 
 Everything here is what the others say of themselves, and nothing of it is proven. So no decision
-may depend on it: whoever tells lies here changes a table that people read.
+may depend on it: a lie changes only a table that people read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SyncStats, in the seed's JSON form."""
+"""SyncStats, in the JSON form of BlobStash's `sync` package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SyncStats(msgspec.Struct, kw_only=True, rename={
 }):  # fmt: skip
     """What a sync moved. Counts of blobs, sizes in bytes; `duration` as Go writes one.
 
-    Downloaded is what came here and uploaded what went there; the seed has them the other way
+    Downloaded is what came here and uploaded what went there; BlobStash has them the other way
     round.
     """
 

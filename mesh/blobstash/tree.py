@@ -71,7 +71,7 @@ class StateTree:
         self._added.append(parse_digest(digest))
 
     def close(self) -> None:
-        """Forget what is cached; the seed's trees had to be closed."""
+        """Forget what is cached; BlobStash's trees had to be closed."""
         self._leaves.clear()
         self._root = None
 

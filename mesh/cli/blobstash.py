@@ -107,7 +107,7 @@ class _NodeBlobs:
 
 
 def shown(stats: SyncStats, *, as_json: bool) -> str:
-    """The outcome in a line, or in the seed's JSON form."""
+    """The outcome in a line, or in BlobStash's JSON form."""
     if as_json:
         return msgspec.json.encode(stats).decode()
     if stats.already_synced:

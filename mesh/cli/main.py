@@ -82,17 +82,23 @@ def run_command(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="allow listening beyond loopback")
     ] = None,
-    key_file: Annotated[str | None, typer.Option(help="keys to be shown here, one a line")] = None,
-    peer_key_file: Annotated[str | None, typer.Option(help="the key that peers want")] = None,
+    key_file: Annotated[
+        str | None, typer.Option(help="file of the keys that this node accepts, one a line")
+    ] = None,
+    peer_key_file: Annotated[
+        str | None, typer.Option(help="file with the key that this node shows to peers")
+    ] = None,
     blobstash: Annotated[
         bool | None, typer.Option("--blobstash/--no-blobstash", help="answer BlobStash's requests")
     ] = None,
     read_through: Annotated[
         bool | None,
-        typer.Option("--read-through/--no-read-through", help="fetch what is asked for from peers"),
+        typer.Option(
+            "--read-through/--no-read-through", help="fetch a blob that is not here from a peer"
+        ),
     ] = None,
     node_id: Annotated[
-        str | None, typer.Option(help="accept only this node's data directory; as status shows it")
+        str | None, typer.Option(help="refuse a data directory of another node; 32 hex digits")
     ] = None,
     config: Annotated[str | None, typer.Option(help="a TOML file")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
@@ -126,7 +132,7 @@ NodeOption = Annotated[
 ]
 KeyOption = Annotated[
     str | None,
-    typer.Option("--key-file", envvar="MESH_KEY_FILE", help="with the node's key"),
+    typer.Option("--key-file", envvar="MESH_KEY_FILE", help="file that holds the node's key"),
 ]
 _NODE = f"http://127.0.0.1:{DEFAULT_PORT}"
 
@@ -181,7 +187,7 @@ def get_command(
     digest: Annotated[str, typer.Argument(help="64 hex digits")],
     directory: Annotated[str | None, typer.Argument(help="with --tree: where to restore")] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="a file; - for stdout")
+        str | None, typer.Option("-o", "--output", help="write to this file; - for standard output")
     ] = None,
     tree: Annotated[bool, typer.Option("--tree", help="DIGEST is a manifest: restore it")] = False,
     force: Annotated[bool, typer.Option("--force", help="with --tree: replace files")] = False,
@@ -249,12 +255,12 @@ def sync_command(
 def wait_command(
     timeout: Annotated[float | None, typer.Option(min=0, help="seconds; default for ever")] = None,
     whole: Annotated[
-        bool, typer.Option("--mesh", help="wait for the peers of the peers as well, and so on")
+        bool, typer.Option("--mesh", help="wait for the peers of the peers, too, and so on")
     ] = False,
     node: NodeOption = _NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """Wait until all that is here is on every peer, and all of theirs is here; say how far."""
+    """Wait until this node and its peers hold the same blobs; exit 1 without peers."""
     from mesh.cli import admin
 
     _ended(_run(partial(admin.wait, _node(node, key_file), timeout, whole=whole)))
@@ -281,7 +287,7 @@ app.add_typer(blobstash_app, name="blobstash")
 @blobstash_app.command("sync", cls=Judged)
 def blobstash_sync_command(
     url: Annotated[str, typer.Argument(help="blobstash+http://host:8050")],
-    key_file: Annotated[str | None, typer.Option(help="with the server's key")] = None,
+    key_file: Annotated[str | None, typer.Option(help="file of the server's key")] = None,
     one_way: Annotated[
         bool, typer.Option("--one-way", help="take everything, give nothing")
     ] = False,
@@ -289,7 +295,7 @@ def blobstash_sync_command(
         str, typer.Option(help="data directory; no node may be running on it")
     ] = "data",
     node: Annotated[str | None, typer.Option(help="sync a running node's blobs instead")] = None,
-    node_key_file: Annotated[str | None, typer.Option(help="with that node's key")] = None,
+    node_key_file: Annotated[str | None, typer.Option(help="file of that node's key")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="as JSON, in the form of BlobStash's own sync")
     ] = False,
@@ -331,11 +337,9 @@ DataOption = Annotated[str, typer.Option("--data", help="the data directory")]
 @store_app.command("check", cls=Judged)
 def store_check_command(
     data: DataOption = "data",
-    read_data: Annotated[
-        bool, typer.Option("--read-data", help="read every byte, not only what should be where")
-    ] = False,
+    read_data: Annotated[bool, typer.Option("--read-data", help="read every byte, too")] = False,
 ) -> None:
-    """Say what is wrong, change nothing; exit 1 if something is."""
+    """Check a data directory and change nothing; exit 1 if something is wrong."""
     from mesh.cli import run, store
 
     run.start_logging("error")
@@ -356,7 +360,7 @@ def store_stats_command(
     data: DataOption = "data",
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
 ) -> None:
-    """Count what is there."""
+    """Print how many blobs there are, and how large they are."""
     from mesh.cli import store
 
     store.stats(Path(data), as_json=as_json)

@@ -3,7 +3,7 @@
 A proxy in front of a peer may refuse bodies that the peer itself would take (nginx: 1 MiB unless
 it is told otherwise). Nobody announces that limit; it shows only as a refusal. So what is sent at
 once is halved after each refusal, down to one item. An item that is refused alone is not sent
-again for a while, and nor is a larger one. Time is an argument, in seconds.
+again for a while, nor is a larger one. Time is an argument, in seconds.
 """
 
 from __future__ import annotations

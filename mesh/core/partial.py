@@ -26,9 +26,9 @@ FRUITLESS = 3
 SAVE_BYTES = 16 * 1024 * 1024
 SAVE_SECONDS = 10.0
 
-# Unfinished blobs that are kept while nothing comes. Six arrive at a time (round.Limits), so that
-# 64 have room for ten times as many interruptions; each is missing here, so its bytes will be
-# needed, but a disk must not fill up with blobs whose holders are gone for good.
+# Unfinished blobs that are kept while nothing comes. Rounds fetch eight at a time (Limits.large in
+# actors/round.py), so 64 have room for eight times as many interruptions. Each is missing here, so
+# its bytes will be needed. But a disk must not fill up with blobs whose holders are gone for good.
 MOST_KEPT = 64
 MOST_KEPT_BYTES = 64 * 1024**3  # as large as one blob of replication may be (max_replica_bytes)
 LONGEST_KEPT = 7 * 86_400.0  # seconds of this process without a byte: who was away for a week

@@ -68,7 +68,10 @@ def _unauthorized() -> Response:
         body = b'{"error":"Unauthorized"}'
         headers = {"WWW-Authenticate": 'Basic realm="BlobStash"'}
         return Response(body, 401, headers, content_type="application/json")
-    text = "this node wants a key that it knows (clients: --key-file; nodes: --peer-key-file)"
+    text = (
+        "this node wants a key, and got none that it accepts "
+        "(clients: --key-file; nodes: --peer-key-file)"
+    )
     return problem(401, text, {"WWW-Authenticate": 'Bearer realm="mesh"'})
 
 

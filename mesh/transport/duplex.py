@@ -5,8 +5,8 @@ is full, the blob is here already. It then reads a little more, and closes. http
 answer only once the body is sent. By then the answer is lost, and "broken pipe" is what is left.
 
 So a task reads from the connection from the moment at which the head of the request has gone. As
-soon as something comes, nothing more is sent, and whoever waits for the next part of the body, such
-as a producer that pauses, is no longer waited for.
+soon as something comes, nothing more is sent. The producer of the body, which may be pausing, is
+no longer waited for.
 """
 
 from __future__ import annotations

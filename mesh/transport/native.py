@@ -158,7 +158,7 @@ class NativePeer:
     async def _frames(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[list[Frame], None]:
         reader = FrameReader()
         async for chunk in Paced(chunks, f"a batch from {self._place}"):
-            # Maybe none yet: that bytes come is news as well.
+            # A list may be empty: it still tells the reader that bytes are coming.
             yield reader.feed(chunk)
         reader.finish()
 

@@ -1,4 +1,4 @@
-"""What lies in a data directory and is not ours: left alone, and said."""
+"""Finds what lies in a data directory and is not ours. The log names it; nobody touches it."""
 
 from __future__ import annotations
 
