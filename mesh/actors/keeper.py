@@ -10,7 +10,8 @@ commit's worth, and then does three things in this order:
    hold up the puts: the keeper goes on with the tree that it has, and reads it again after `_AGAIN`
    seconds. The mark that it is due is wiped only when the reading has succeeded.
 2. What was told of as damaged is set aside: the store looks again, and lets go of it; the digests
-   leave the tree. What could not be set aside is tried again after `_AGAIN` seconds.
+   leave the tree. What could not be set aside is tried again after `_AGAIN` seconds. How many puts
+   come meanwhile changes nothing about these seconds.
 3. The puts are committed. The tree grows, the claims on what came end, those who put are answered,
    and the node is told what is new.
 
@@ -104,6 +105,7 @@ class Keeper:
         self._discarding: frozenset[Digest] = frozenset()
         self._stuck: dict[Digest, Damage] = {}  # could not be set aside
         self._rebuilt = False
+        self._again = -math.inf  # when what the store refused may be tried again
         self._changed = anyio.Event()
         store.watch(self.damaged, self._index_rebuilt)
         self.lies = Lies()
@@ -203,7 +205,7 @@ class Keeper:
 
     async def _reread(self) -> None:
         """Read the tree anew when that is due."""
-        if not self._rebuilt or self.tree is None:
+        if not self._rebuilt or self.tree is None or anyio.current_time() < self._again:
             return
         # Wiped before, so that another rebuild meanwhile is not overlooked; back if this one fails.
         self._rebuilt = False
@@ -215,7 +217,9 @@ class Keeper:
         except StoreError as error:
             log.error("%s; tried again in %d s", one_line(error), _AGAIN)
         finally:
-            self._rebuilt = self._rebuilt or not read
+            if not read:
+                self._rebuilt = True
+                self._put_off()
 
     async def _discard(self) -> None:
         """Let go of what is damaged, once there is a tree to take it out of."""
@@ -224,6 +228,7 @@ class Keeper:
         damages, self._damages = self._damages, {}
         self._discarding = frozenset(damages)
         self._stuck.update(damages)
+        done = False
         gone: list[Digest] = []
         with anyio.CancelScope(shield=True):
             try:
@@ -231,14 +236,21 @@ class Keeper:
                 self.tree = self.tree.remove(gone)
                 for digest in damages:
                     del self._stuck[digest]
+                done = True
             except StoreError as error:
                 # Nothing wrong is served meanwhile.
                 log.error("cannot set aside what is damaged: %s", one_line(error))
             finally:
                 self._discarding = frozenset()
+                if not done:
+                    self._put_off()
                 self._changes()
         if gone:
             self._on_lost()
+
+    def _put_off(self) -> None:
+        """The store has refused something: it is not tried at once again."""
+        self._again = anyio.current_time() + _AGAIN
 
     def _changes(self) -> None:
         self._changed.set()
@@ -307,11 +319,11 @@ class Keeper:
 
         Empty when nobody puts and it is time to try again what the store refused.
         """
-        due = _AGAIN if self.tree is not None and (self._rebuilt or self._stuck) else math.inf
+        refused = self.tree is not None and (self._rebuilt or self._stuck)
         puts: _Puts = []
-        with anyio.move_on_after(due) as waiting:
+        with anyio.CancelScope(deadline=self._again if refused else math.inf):
             puts.append(await turn.take())
-        if waiting.cancelled_caught:
+        if anyio.current_time() >= self._again:
             self._damages = self._stuck | self._damages
             self._stuck = {}
         blobs, size = sum(len(p.question.items) for p in puts), sum(p.question.size for p in puts)

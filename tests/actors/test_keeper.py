@@ -469,6 +469,29 @@ async def test_what_could_not_be_set_aside_is_tried_again(
         await until(lambda: not keeper.has(lost), within=60.0)
 
 
+async def test_steady_puts_do_not_keep_from_trying_again(autojump_clock: MockClock) -> None:
+    """What the store refused is tried again each ten seconds, however often somebody puts."""
+    store = Refusing()
+    hidden = Blob(digest_of(b"found by the rebuild"), b"found by the rebuild")
+    async with keeping(store) as keeper:
+        await keeper.put(items(0, 3))
+        (lost,) = names(1, 2)
+        store.rot(lost, b"rotten")
+        await store.commit([hidden])
+        store.discard_failures = [StoreError("disk I/O error")]
+        store.tree_failures = [StoreError("disk I/O error")] * 3
+        store.rebuilt()
+        with pytest.raises(Corrupt):
+            await store.read(lost)
+        for number in range(25):
+            await keeper.put(items(10 + number, 11 + number))
+            await trio.sleep(1.0)
+        assert not keeper.has(lost)
+        assert len(store.tree_failures) == 0  # read three times in 25 seconds, not with each put
+        assert not keeper.has(hidden.digest)
+        await until(lambda: keeper.has(hidden.digest), within=60.0)
+
+
 async def test_a_large_put_that_is_cancelled_ends_with_its_commit(
     autojump_clock: MockClock,
 ) -> None:
