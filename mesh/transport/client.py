@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
@@ -26,7 +31,7 @@ from mesh.errors import (
     Undecodable,
     Unreachable,
 )
-from mesh.transport.http import Body, Http, credentials, new_client, refused, words
+from mesh.transport.http import Body, Http, Streamed, credentials, new_client, refused, words
 from mesh.transport.pace import SILENCE, Paced, within
 from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, BatchRequest, encode
@@ -106,10 +111,7 @@ class NodeClient:
     async def get(self, digest: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
         """The bytes of a blob; not checked against its name, the caller does that."""
         opening = self._http.open("GET", f"/v1/blobs/{digest.hex()}", patient=True)
-        async with AsyncExitStack() as stack:
-            answer = await self._while_alive(partial(stack.enter_async_context, opening))
-            if answer.status != 200:
-                raise await self._http.refusal(answer)
+        async with self._answered(opening) as answer:
             yield Paced(answer.chunks, f"blob {digest.hex()} from {self._place}")
 
     @asynccontextmanager
@@ -117,9 +119,8 @@ class NodeClient:
         """Many small blobs in one answer, as frames; fetched by the node when it lacks them."""
         body = encode(BatchRequest(digests=b"".join(digests)))
         headers = {"content-type": CONTENT_TYPE}
-        async with self._http.open("POST", "/v1/batch/get", body, headers, patient=True) as answer:
-            if answer.status != 200:
-                raise await self._http.refusal(answer)
+        opening = self._http.open("POST", "/v1/batch/get", body, headers, patient=True)
+        async with self._answered(opening) as answer:
             yield _frames(Paced(answer.chunks, f"blobs from {self._place}"))
 
     async def listing(self, prefix: str) -> AsyncIterator[ListedBlob]:
@@ -159,6 +160,17 @@ class NodeClient:
         if verb is None:
             return await self._ask(kind, "GET", "/v1/scrub")
         return await self._ask(kind, "POST", f"/v1/scrub/{verb}")
+
+    @asynccontextmanager
+    async def _answered(
+        self, opening: AbstractAsyncContextManager[Streamed]
+    ) -> AsyncIterator[Streamed]:
+        """The answer whose body is still to come; raises the refusal that it may be instead."""
+        async with AsyncExitStack() as stack:
+            answer = await self._while_alive(partial(stack.enter_async_context, opening))
+            if answer.status != 200:
+                raise await self._http.refusal(answer)
+            yield answer
 
     async def _ask(
         self,

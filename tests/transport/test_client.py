@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
 import anyio
@@ -151,12 +151,13 @@ CALLS: dict[str, Callable[[NodeClient], Awaitable[Any]]] = {
     "put": lambda client: client.put_stream(b"data", 4),
     "batch": lambda client: client.put_batch(b"data", 4),
     "ls": lambda client: anext(client.listing("")),
-    "get": lambda client: first(client),
+    "get": lambda client: first(client.get(Digest(bytes(32)))),
+    "get --tree": lambda client: first(client.batch([Digest(bytes(32))])),
 }
 
 
-async def first(client: NodeClient) -> None:
-    async with client.get(Digest(bytes(32))):
+async def first(opening: AbstractAsyncContextManager[Any]) -> None:
+    async with opening:
         pass
 
 
