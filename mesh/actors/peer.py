@@ -375,7 +375,7 @@ class Peer:
         if ledger.error is not None:
             raise ledger.error
         ours = self._host.keeper.ready_tree().root
-        there = 0 if theirs == ours else max(0, ledger.missing_there - tally.sent)
+        there = 0 if theirs == ours else ledger.left_there
         why = ledger.reasons()
         # What passes by itself is no error: blobs on their way, with something moved already.
         good = self._host.keeper.disk.condition.good

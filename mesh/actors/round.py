@@ -42,6 +42,9 @@ _ENOUGH = 256
 _FETCHERS = 3  # batches at a time from one peer: one arrives while others are being committed
 _LARGE_FETCHERS = 4  # large blobs at a time from one peer, beside the batches: neither starves
 
+# What only we have, and after how many restarts of the comparison it was found.
+_Extra = tuple[int, OnlyHere]
+
 _RENEW = 2.0  # seconds between renewals of claims on what is arriving; a lease has 10
 
 
@@ -94,7 +97,7 @@ class Round:
         """
         wants_in, wants = create_memory_object_stream[list[Digest]](_FETCHERS)
         large_in, large = create_memory_object_stream[tuple[Digest, int]](LINE)
-        surplus_in, surplus = create_memory_object_stream[OnlyHere](64)
+        surplus_in, surplus = create_memory_object_stream[_Extra](64)
         async with self._limits.rounds, create_task_group() as group:
             for number in range(_FETCHERS):
                 # One batch at a time is every peer's own: slow peers must not hold all places.
@@ -115,7 +118,7 @@ class Round:
         self,
         meeting: Meeting,
         wants: MemoryObjectSendStream[list[Digest]],
-        surplus: MemoryObjectSendStream[OnlyHere],
+        surplus: MemoryObjectSendStream[_Extra],
         baseline: Tree | None,
     ) -> None:
         comparison = self._replica.compare(self._keeper.ready_tree, meeting)
@@ -134,7 +137,7 @@ class Round:
                         await wants.send(found[:_WINDOW])
                         del found[:_WINDOW]
                     for extra in piece.missing_there:
-                        await _unless_gone(surplus, extra)
+                        await _unless_gone(surplus, (self.ledger.epoch, extra))
                     if self.ledger.stop:
                         return
             if found:
@@ -234,7 +237,7 @@ class Round:
             batch.put_off(item.digest)
         elif item.kind == Kind.ABSENT:
             batch.absent(item.digest)
-        elif batch.large(item.digest):
+        elif batch.large(item.digest, item.length):
             try:
                 large.send_nowait((item.digest, item.length))
                 waiting.add(item.digest)
@@ -281,9 +284,6 @@ class Round:
         return True
 
     async def _one_large(self, digest: Digest, size: int) -> None:
-        if size > self._limits.max_replica_bytes:
-            self.ledger.over_limit()
-            return
         if not self._keeper.hold(self._holder, digest):
             return  # it has come from another peer, or is on its way, since it was put in line
         fresh, got = await fetch_large(self._keeper, self._replica, self._holder, digest, size)
@@ -291,22 +291,26 @@ class Round:
 
     # --- pushing -----------------------------------------------------------------------------
 
-    async def _push(self, surplus: MemoryObjectReceiveStream[OnlyHere], hello: Hello) -> None:
+    async def _push(self, surplus: MemoryObjectReceiveStream[_Extra], hello: Hello) -> None:
         window: list[Digest] = []
+        epoch = 0
         async with surplus:
             try:
-                async for extra in surplus:
+                async for found, extra in surplus:
+                    if found != epoch:  # the comparison was restarted, which counts anew
+                        await self._offer(window, hello, epoch)
+                        window, epoch = [], found
                     for digest in extra:
                         window.append(digest)
                         if len(window) >= _WINDOW:
-                            await self._offer(window, hello)
+                            await self._offer(window, hello, epoch)
                             window = []
-                if window:
-                    await self._offer(window, hello)
+                await self._offer(window, hello, epoch)
             except MeshError as error:
                 self.ledger.failed(error)
 
-    async def _offer(self, window: list[Digest], hello: Hello) -> None:
+    async def _offer(self, window: list[Digest], hello: Hello, epoch: int) -> None:
+        """Offer what was found missing there in `epoch`, and push what the peer wants of it."""
         load = self._replica.load
         while window:
             part = window[: load.most_items(anyio.current_time())]
@@ -318,14 +322,16 @@ class Round:
                 load.refused_items(len(part), anyio.current_time())
                 continue
             window = window[len(part) :]
-            self.ledger.offered(len(part), len(offered.wants))
+            self.ledger.offered(len(part), len(offered.wants), epoch)
             theirs = offered.hello
             if offered.wants:
+                before = self.ledger.tally.sent
                 theirs = await push(self._keeper, self._replica, offered, self.ledger.tally)
+                self.ledger.delivered(self.ledger.tally.sent - before, epoch)
             self.hello = theirs or self.hello
 
 
-async def _unless_gone(stream: MemoryObjectSendStream[OnlyHere], item: OnlyHere) -> None:
+async def _unless_gone(stream: MemoryObjectSendStream[_Extra], item: _Extra) -> None:
     """Hand over what only we have, unless nobody pushes, or the pusher met an error."""
     try:
         await stream.send(item)

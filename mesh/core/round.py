@@ -21,8 +21,8 @@ What is missing here passes through these stages:
 - `undelivered` counts what the peer listed and did not deliver. It is for the whole round: neither
   a new batch nor a restart forgives it. Beyond UNDELIVERED plus what did arrive the round stops.
 - A restart of the comparison finds everything anew. So the counts of what was found, settled and
-  left begin again, and a batch that was begun before the restart no longer counts in them. What it
-  moved, and what it failed to deliver, does count.
+  left begin again, on both sides. A batch, a window or an offer that was begun before the restart
+  no longer counts in them. What it moved, and what it failed to deliver, does count.
 - A large blob that waits in line is left until it arrives, also over a restart.
 
 At the end `reasons` says in words why the two sets are not level.
@@ -73,6 +73,7 @@ class Batch:
     def __init__(self, ledger: Ledger, digests: Sequence[Digest]) -> None:
         self._ledger = ledger
         self._asked = len(digests)
+        self._epoch = ledger.epoch
         self._open = set(digests)
         self._taken: set[Digest] = set()
         self._absent: list[Digest] = []
@@ -81,8 +82,7 @@ class Batch:
     def blob(self, digest: Digest, length: int) -> bool:
         """Its bytes have come; whether they are to be verified and stored."""
         self._answered(digest)
-        if length > self._ledger.max_bytes:
-            self._ledger.tally.over_limit += 1
+        if self._over_limit(length):
             return False
         self._taken.add(digest)
         return True
@@ -92,16 +92,23 @@ class Batch:
         self._answered(digest)
         self.later.append(digest)
 
-    def large(self, digest: Digest) -> bool:
-        """The peer says LARGE; whether there is a place in the line."""
+    def large(self, digest: Digest, length: int) -> bool:
+        """The peer says LARGE; whether it is to be fetched, and there is a place in the line."""
         self._answered(digest)
-        return self._ledger.queued(digest)
+        return not self._over_limit(length) and self._ledger.queued(digest)
 
     def absent(self, digest: Digest) -> None:
         """The peer says ABSENT."""
         self._answered(digest)
         self._absent.append(digest)
         self._ledger.undelivered(1)
+
+    def _over_limit(self, length: int) -> bool:
+        """Whether a blob is larger than this node takes; it is counted where it is left."""
+        over = length > self._ledger.max_bytes
+        if over and self._epoch == self._ledger.epoch:
+            self._ledger.tally.over_limit += 1
+        return over
 
     def _answered(self, digest: Digest) -> None:
         if digest not in self._open:
@@ -152,7 +159,8 @@ class Ledger:
         self.missing_there = 0
         self.baseline_there = 0
         self.not_delivered = 0
-        self._epoch = 0
+        self.epoch = 0
+        """How often the comparison was restarted."""
         self._settled = 0
         self._left = 0
         self._line: set[Digest] = set()
@@ -164,6 +172,7 @@ class Ledger:
         self._closed = ""
         self._offered = 0
         self._wanted = 0
+        self._delivered = 0
 
     # --- comparing -----------------------------------------------------------------------------
 
@@ -175,10 +184,11 @@ class Ledger:
 
     def restarted(self) -> None:
         """The peer's set has changed: everything is found anew."""
-        self._epoch += 1
+        self.epoch += 1
         self.missing_here = self.missing_there = self.baseline_there = 0
         self._settled = self._left = self._elsewhere = 0
-        self._offered = self._wanted = 0
+        self._offered = self._wanted = self._delivered = 0
+        self.tally.over_limit = 0
         self._left_in_line.clear()
 
     # --- fetching ------------------------------------------------------------------------------
@@ -186,7 +196,7 @@ class Ledger:
     def window(self, digests: Sequence[Digest], claimed: int) -> Window:
         """Work on these begins, but for `claimed` of them, which other peers have claimed."""
         self._elsewhere += claimed
-        return Window(len(digests), self._epoch)
+        return Window(len(digests), self.epoch)
 
     def batch(self, digests: Sequence[Digest]) -> Batch:
         """A request for these begins."""
@@ -194,7 +204,7 @@ class Ledger:
 
     def settled(self, window: Window, absent: Collection[Digest]) -> None:
         """All was done for a window, but for large blobs in line; `absent` are not here."""
-        if window.epoch != self._epoch:
+        if window.epoch != self.epoch:
             return  # found anew since, and counted there
         self._settled += window.size
         self._left += len(absent)
@@ -234,10 +244,6 @@ class Ledger:
         self._postponed = one_line(error)
         self.wish = max(self.wish, seconds)
 
-    def over_limit(self) -> None:
-        """A large blob is larger than this node takes."""
-        self.tally.over_limit += 1
-
     def large_failed(self, error: MeshError) -> None:
         """The peer cannot deliver one large blob; nothing else is delayed."""
         self.tally.failed += 1
@@ -251,10 +257,16 @@ class Ledger:
 
     # --- pushing -------------------------------------------------------------------------------
 
-    def offered(self, digests: int, wanted: int) -> None:
-        """The peer wants `wanted` of the `digests` that it was offered."""
-        self._offered += digests
-        self._wanted += wanted
+    def offered(self, digests: int, wanted: int, epoch: int) -> None:
+        """The peer wants `wanted` of the `digests`, which were found missing there in `epoch`."""
+        if epoch == self.epoch:
+            self._offered += digests
+            self._wanted += wanted
+
+    def delivered(self, count: int, epoch: int) -> None:
+        """The peer has stored `count` blobs that were found missing there in `epoch`."""
+        if epoch == self.epoch:
+            self._delivered += count
 
     # --- what follows --------------------------------------------------------------------------
 
@@ -295,6 +307,11 @@ class Ledger:
     def left_here(self) -> int:
         """How many of the blobs found missing here are missing still."""
         return max(0, self.missing_here - self._settled) + self._left
+
+    @property
+    def left_there(self) -> int:
+        """How many of the blobs found missing there are missing still, as far as is known."""
+        return max(0, self.missing_there - self._delivered)
 
     def reasons(self) -> tuple[str, ...]:
         """Why the sides are not level, in words; one sentence for each thing that stood in the way.

@@ -33,7 +33,7 @@ def answer(batch: Batch, digest: Digest, fate: str) -> None:
     elif fate == "later":
         batch.put_off(digest)
     elif fate == "large":
-        assert batch.large(digest)
+        assert batch.large(digest, LIMIT)
 
 
 @given(
@@ -136,6 +136,57 @@ def test_what_is_left_counts_what_was_found_since_the_last_restart(
         assert ledger.left_here == found - settled + absent
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("find", "offer", "deliver", "restart")), st.integers(0, 5)),
+        max_size=30,
+    )
+)
+def test_what_is_left_there_counts_what_was_delivered_since_the_last_restart(
+    events: list[tuple[str, int]],
+) -> None:
+    """Blobs pushed for an earlier comparison do not stand for others that are missing still."""
+    ledger = Ledger(LIMIT)
+    pushes: list[tuple[int, int]] = []
+    found = delivered = epoch = 0
+    for what, count in events:
+        if what == "restart":
+            ledger.restarted()
+            found = delivered = 0
+            epoch += 1
+        elif what == "find":
+            ledger.found(0, count, 0)
+            found += count
+        elif what == "offer":
+            ledger.offered(count, count, epoch)
+            pushes.append((count, epoch))
+        elif pushes:
+            sent, of = pushes.pop(0)
+            ledger.tally.sent += sent
+            ledger.delivered(sent, of)
+            delivered += sent if of == epoch else 0
+        assert ledger.left_there == max(0, found - delivered)
+
+
+@pytest.mark.parametrize("fate", ["over", "large and over"])
+def test_what_is_over_the_limit_is_counted_once_whatever_restarts(fate: str) -> None:
+    ledger = Ledger(LIMIT)
+    digests = names(3)
+    late = ledger.batch(digests[:1])
+    for _ in range(3):
+        batch = ledger.batch(digests)
+        for digest in digests:
+            if fate == "over":
+                assert not batch.blob(digest, LIMIT + 1)
+            else:
+                assert not batch.large(digest, LIMIT + 1)
+        assert ledger.tally.over_limit == 3
+        ledger.restarted()
+    assert not late.blob(digests[0], LIMIT + 1)  # begun before: it is found anew, and counted there
+    assert ledger.tally.over_limit == 0
+    assert not ledger.more  # it takes no place in the line of large blobs
+
+
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_large_blob_is_left_until_it_comes_also_over_a_restart(restarts: int) -> None:
     ledger = Ledger(LIMIT)
@@ -176,7 +227,7 @@ def test_a_round_that_moved_everything_has_no_reason() -> None:
     ledger = Ledger(LIMIT)
     ledger.found(1, 1, 0)
     ledger.settled(ledger.window(names(1), 0), [])
-    ledger.offered(1, 1)
+    ledger.offered(1, 1, 0)
     assert ledger.reasons() == ()
 
 
@@ -187,7 +238,7 @@ def test_each_obstacle_is_a_reason() -> None:
     ledger.settled(ledger.window(names(5), 3), names(5))
     answer(ledger.batch(names(1)), names(1)[0], "over")
     answer(ledger.batch(names(1)), names(1)[0], "absent")
-    ledger.offered(2, 0)
+    ledger.offered(2, 0, 0)
     ledger.tally.refusal = "blob ab is too large"
     said = "\n".join(ledger.reasons())
     for part in ("store is full", "max_replica_bytes", "3 blobs are left to another", "1 blobs"):
