@@ -21,7 +21,7 @@ from mesh.store.large.staged import StagedFile, publish, stands, sweep, withdraw
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index, Mark, Row
 from mesh.store.log.rebuild import check_index_files, note, remove_index
-from mesh.store.log.recovery import cut_off, recover, segments, unfit
+from mesh.store.log.recovery import NOWHERE, cut_off, recover, segments, unfit
 from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
 log = logging.getLogger("mesh")
@@ -50,6 +50,7 @@ class Writer:
         self._segment: SegmentWriter | None = None
         self._settled: set[str] = set()
         self._last = 0
+        self._acknowledged = NOWHERE
         self.in_memory = index is None
 
     def open(self) -> str:
@@ -81,6 +82,7 @@ class Writer:
         swept = sweep(files)
         why = open_index()
         found = recover(files, self._opened)
+        self._acknowledged = self._opened.state().mark
         tidy(files, self._opened)
         self._last = max(self._last, found.last)
         if foreign := strangers(files):
@@ -97,7 +99,8 @@ class Writer:
                 remove_index(self._path)
             index = Index(":memory:" if self.in_memory else str(self._path), write=True)
             try:
-                found = recover(Lenient(self._files) if self.in_memory else self._files, index)
+                files = Lenient(self._files) if self.in_memory else self._files
+                found = recover(files, index, acknowledged=self._acknowledged)
             except BaseException:
                 index.close()
                 raise
@@ -233,6 +236,7 @@ class Writer:
         self._segment = None
         written = segment.append(records)
         self._segment = segment
+        self._acknowledged = _mark(segment)
         return segment, written
 
     def _current(self) -> SegmentWriter:

@@ -13,6 +13,7 @@ from mesh.store.log.segments import segment_number
 OURS = {
     "segments", "large", "tmp", "damaged", PARTIAL, "node.json", "node.new", "lock",
     "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-journal", "lost+found",
+    "index.new", "index.new-wal", "index.new-shm",
 }  # fmt: skip
 
 _PARTIAL = re.compile(r"[0-9a-f]{64}(\.log)?", re.ASCII)

@@ -51,6 +51,8 @@ def segments(files: Files) -> dict[int, int]:
 
 NEWER = "newer than the log"
 
+NOWHERE = Mark(0, 0, b"")
+
 
 def unfit(files: Files, index: Index) -> str:
     """Why an index is not one of this log, or not any more; "" when it is.
@@ -96,13 +98,19 @@ def no_progress(_done: int, _total: int) -> None:
 
 
 def recover(
-    files: Files, index: Index, progress: Callable[[int, int], None] = no_progress
+    files: Files,
+    index: Index,
+    progress: Callable[[int, int], None] = no_progress,
+    acknowledged: Mark = NOWHERE,
 ) -> Found:
     """Bring `index` up to the log.
 
     Only the tail of the newest segment is ever cut, behind its last whole record: nothing else can
     be what a write left that was broken off. All other damage stays where it is, and the blobs that
     it still names are wanted.
+
+    `acknowledged`: a mark of this log that somebody still knows. Nothing before it is cut, also
+    when no header there can be read.
 
     `progress` is told after each segment how many bytes of the log were looked at, and of how many.
     """
@@ -118,7 +126,8 @@ def recover(
         start = mark.offset if number == mark.segment else SEGMENT_HEADER
         if sizes[number] <= start and number == mark.segment:
             continue
-        tail = _Tail(files, index, number, start, newest=number == max(sizes))
+        kept = acknowledged.offset if number == acknowledged.segment else 0
+        tail = _Tail(files, index, number, start, kept, newest=number == max(sizes))
         tail.run()
         adopted += tail.adopted
         cut += tail.cut
@@ -131,8 +140,9 @@ class _Tail:
     """One segment from some offset on."""
 
     def __init__(
-        self, files: Files, index: Index, number: int, start: int, *, newest: bool
+        self, files: Files, index: Index, number: int, start: int, kept: int, *, newest: bool
     ) -> None:
+        """`kept`: nothing before this offset is cut."""
         self.adopted = self.cut = self.damaged = 0
         self._files = files
         self._index = index
@@ -141,6 +151,7 @@ class _Tail:
         self._segment = files.open(self._name)
         self._salt = read_salt(self._segment)
         self._newest = newest
+        self._kept = kept
         self._at = start
         self._rows: list[Row] = []
 
@@ -192,11 +203,12 @@ class _Tail:
         for piece in scan(self._segment, self._at):
             # A segment whose salt is lost is never cut: more of it may be good than can be told.
             if isinstance(piece, Bad) and piece.end == end and self._newest and self._salt:
-                if piece.lost:
-                    yield piece._replace(end=piece.whole, torn=())
-                if piece.whole < end:
-                    self._files.truncate(self._name, piece.whole)
-                    self.cut += end - piece.whole
+                whole = max(piece.whole, min(self._kept, end))
+                if whole > piece.offset:
+                    yield piece._replace(end=whole, torn=())
+                if whole < end:
+                    self._files.truncate(self._name, whole)
+                    self.cut += end - whole
             else:
                 yield piece
 
