@@ -24,9 +24,20 @@ class Judged(TyperCommand):
             given, rest, order = self.make_parser(ctx).parse_args(args=list(args))
             _judge_order(order)
             for param in self.get_params(ctx):
-                _judge_value(param, given.get(param.name))
+                _judge_value(param, given.get(str(param.name)))
             _judge_value(None, rest)
         return super().parse_args(ctx, args)
+
+
+class Client(Judged):
+    """A command that talks to a node, on asyncio."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See TyperCommand."""
+        from mesh.transport.repairs.lean import load_lean
+
+        load_lean()
+        return super().invoke(ctx)
 
 
 def _judge_order(order: Iterable[Any]) -> None:

@@ -4,7 +4,7 @@ Paths are taken as text, as they were typed (arguments.py), and everything is wr
 streams of streams.py.
 
 Each command imports what it is made of when it is called: a client command need not load a web
-server, and starts in half the time.
+server, and the help needs nothing but typer. tests/cli/test_loading.py names what each may load.
 """
 
 from __future__ import annotations
@@ -15,25 +15,16 @@ from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
-from mesh.cli.arguments import Judged
+from mesh.cli.arguments import Client, Judged
 from mesh.cli.running import Runner
-from mesh.config import (
-    DEFAULT_PORT,
-    Address,
-    flag_peers,
-    load,
-    parse_peer,
-    parse_size,
-    read_keys,
-)
-from mesh.core.digest import parse_digest, parse_prefix
 from mesh.errors import ConfigError, InputError, MeshError, one_line
-from mesh.version import package_version
+
+if TYPE_CHECKING:
+    from mesh.config import Address
 
 
 class ScrubOrder(StrEnum):
@@ -49,13 +40,30 @@ _runner = Runner()
 _run = _runner.run
 
 app = typer.Typer(
-    help="Keep immutable, content-addressed blobs identical on many nodes.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     # Plain help and errors: rich takes a third of the time that a command needs to start.
     rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version_command()
+        raise typer.Exit
+
+
+@app.callback()
+def before_any_command(
+    version: Annotated[  # what it does is done by its callback
+        bool,
+        typer.Option(
+            "--version", help="print the version and exit", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Keep immutable, content-addressed blobs identical on many nodes."""
 
 
 @app.command("run", cls=Judged)
@@ -104,6 +112,9 @@ def run_command(
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
     """Run a node in the foreground, until Ctrl-C or SIGTERM."""
+    from mesh.cli import run
+    from mesh.config import flag_peers, load, parse_size
+
     flags = {
         "listen": listen,
         "data": data,
@@ -119,8 +130,6 @@ def run_command(
         "read_through": read_through,
         "node_id": node_id,
     }
-    from mesh.cli import run
-
     run.start_logging(log_level)
     run.hide_keys(sys.argv)
     file = Path(config) if config is not None else None
@@ -134,10 +143,12 @@ KeyOption = Annotated[
     str | None,
     typer.Option("--key-file", envvar="MESH_KEY_FILE", help="file that holds the node's key"),
 ]
-_NODE = f"http://127.0.0.1:{DEFAULT_PORT}"
+# At config.DEFAULT_PORT. It is written out here because loading mesh.config takes a sixth of the
+# time in which the help is printed.
+DEFAULT_NODE = "http://127.0.0.1:7280"
 
 
-@app.command("put", cls=Judged)
+@app.command("put", cls=Client)
 def put_command(
     paths: Annotated[
         list[str] | None, typer.Argument(help="files, directories, - for stdin")
@@ -161,7 +172,7 @@ def put_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list what would be put, and ask no node")
     ] = False,
-    node: NodeOption = _NODE,
+    node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """Store files; prints "DIGEST  PATH" for each, durable when printed."""
@@ -182,7 +193,7 @@ def put_command(
     _ended(_run(put.put, _node(node, key_file), paths, options))
 
 
-@app.command("get", cls=Judged)
+@app.command("get", cls=Client)
 def get_command(
     digest: Annotated[str, typer.Argument(help="64 hex digits")],
     directory: Annotated[str | None, typer.Argument(help="with --tree: where to restore")] = None,
@@ -191,11 +202,12 @@ def get_command(
     ] = None,
     tree: Annotated[bool, typer.Option("--tree", help="DIGEST is a manifest: restore it")] = False,
     force: Annotated[bool, typer.Option("--force", help="with --tree: replace files")] = False,
-    node: NodeOption = _NODE,
+    node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """Fetch a blob to standard output or a file, or restore a directory."""
     from mesh.cli import get
+    from mesh.core.digest import parse_digest
 
     name = parse_digest(digest)
     if tree:
@@ -209,15 +221,16 @@ def get_command(
     _run(get.get, _node(node, key_file), name, None if output == "-" else output)
 
 
-@app.command("ls", cls=Judged)
+@app.command("ls", cls=Client)
 def ls_command(
     prefix: Annotated[str, typer.Option(help="hex digits that digests begin with")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line")] = False,
-    node: NodeOption = _NODE,
+    node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """List blobs and their sizes."""
     from mesh.cli import admin
+    from mesh.core.digest import parse_prefix
 
     # Whoever has seen enough goes, as `head` does.
     with suppress(BrokenPipeError):
@@ -225,10 +238,10 @@ def ls_command(
         sys.stdout.flush()
 
 
-@app.command("status", cls=Judged)
+@app.command("status", cls=Client)
 def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/status says")] = False,
-    node: NodeOption = _NODE,
+    node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """Show how a node and its peers stand."""
@@ -237,12 +250,12 @@ def status_command(
     _run(partial(admin.status, _node(node, key_file), as_json=as_json))
 
 
-@app.command("sync", cls=Judged)
+@app.command("sync", cls=Client)
 def sync_command(
     peers: Annotated[
         list[str] | None, typer.Argument(help="names or addresses; default all")
     ] = None,
-    node: NodeOption = _NODE,
+    node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """Run a round with peers now, both ways; exit 1 unless all of them are level after it."""
@@ -251,13 +264,13 @@ def sync_command(
     _ended(_run(admin.sync, _node(node, key_file), peers or []))
 
 
-@app.command("wait", cls=Judged)
+@app.command("wait", cls=Client)
 def wait_command(
     timeout: Annotated[float | None, typer.Option(min=0, help="seconds; default for ever")] = None,
     whole: Annotated[
         bool, typer.Option("--mesh", help="wait for the peers of the peers, too, and so on")
     ] = False,
-    node: NodeOption = _NODE,
+    node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """Wait until this node and its peers hold the same blobs; exit 1 without peers."""
@@ -266,11 +279,11 @@ def wait_command(
     _ended(_run(partial(admin.wait, _node(node, key_file), timeout, whole=whole)))
 
 
-@app.command("scrub", cls=Judged)
+@app.command("scrub", cls=Client)
 def scrub_command(
     order: Annotated[ScrubOrder, typer.Argument(help="what to do; status only looks")],
     as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/scrub says")] = False,
-    node: NodeOption = _NODE,
+    node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """Read everything again to find what has rotted: start, pause, resume, or see how it stands."""
@@ -369,6 +382,8 @@ def store_stats_command(
 @app.command("version", cls=Judged)
 def version_command() -> None:
     """Print the version."""
+    from mesh.version import package_version
+
     print(package_version())
 
 
@@ -399,6 +414,10 @@ def main() -> None:
 
 def _node(url: str, key_file: str | None) -> Address:
     """The node that a client command talks to."""
+    import msgspec
+
+    from mesh.config import parse_peer, read_keys
+
     address = parse_peer(url)
     if address.protocol != "mesh":
         raise ConfigError(f"--node takes a mesh node, and {address.place} is none")

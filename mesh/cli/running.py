@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import TypeVar
 
-import anyio
-
 from mesh.cli.streams import Outlet, claim
 
 T = TypeVar("T")
@@ -38,6 +36,8 @@ class Runner:
             # `nohup` has SIGHUP ignored, and that stays so.
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, self._end)
+        import anyio  # here, since the help of a command needs no event loop
+
         try:
             return anyio.run(command, *args)
         except KeyboardInterrupt:

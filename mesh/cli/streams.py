@@ -20,8 +20,6 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
-import anyio
-
 from mesh.errors import InputError
 
 _CLOSED: set[int] = set()
@@ -133,6 +131,8 @@ class Input:
 
     async def __anext__(self) -> bytes:
         """The next chunk. OSError when it cannot be read."""
+        import anyio  # here, since most commands read no standard input
+
         # A file is always readable, and epoll does not take it.
         with suppress(PermissionError):
             await anyio.wait_readable(0)

@@ -806,7 +806,18 @@ def test_every_command_explains_itself() -> None:
     text = mesh("--help").stdout.decode()
     for command in ("run", "put", "get", "ls", "status", "sync", "wait"):
         assert re.search(rf"\b{command}\b", text)
-        assert mesh(command, "--help").returncode == 0
+        short = mesh(command, "-h")
+        assert short.returncode == 0
+        assert short.stdout == mesh(command, "--help").stdout
+
+
+def test_the_version_is_told_in_either_form() -> None:
+    assert mesh("--version").stdout == mesh("version").stdout != b""
+
+
+def test_a_shell_gets_its_completions() -> None:
+    wanted = {"_MESH_COMPLETE": "complete_bash", "COMP_WORDS": "mesh sta", "COMP_CWORD": "1"}
+    assert mesh(env=wanted).stdout.split() == [b"status"]
 
 
 def test_settings_come_from_file_environment_and_flags_in_that_order(tmp_path: Path) -> None:

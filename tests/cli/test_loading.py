@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from mesh.cli import main
+from mesh.config import DEFAULT_PORT
 from tests.processes import environment, free_places
 
 PROGRAM = """
@@ -18,22 +20,25 @@ except SystemExit:
     print("\\n".join(sys.modules), file=sys.__stdout__)
 """
 
-# Parts of a node and its server: of no use to a command that asks a node. What draws tables
-# (rich) comes with httpx, so that only commands that ask nobody do without it.
+# Parts of a node and its server: of no use to a command that asks a node.
 NODE = {"mesh.node", "mesh.actors", "mesh.store", "mesh.server", "quart", "hypercorn", "numpy"}
-CLIENT = {"httpx", "httpcore", "trio"}
+# What talks to a node: of no use to a command that asks nobody.
+CLIENT = {"httpx", "httpcore", "anyio", "msgspec", "mesh.config", "importlib.metadata"}
+# What httpx, httpcore and typer load without need: trio for a client on asyncio, HTTP/2 for one of
+# HTTP/1.1, a command line of httpx's own, and a validator of what typer has parsed already.
+USELESS = {"trio", "h2", "httpx._main", "pydantic", "click", "pygments"}
 
 
 @pytest.mark.parametrize(
     ("words", "never"),
     [
-        (["--help"], NODE | CLIENT | {"rich"}),
-        (["put", "--help"], NODE | CLIENT | {"rich"}),
-        (["version"], NODE | CLIENT | {"rich"}),
-        (["put", "-", "--node", "NOWHERE"], NODE),
-        (["get", "0" * 64, "--node", "NOWHERE"], NODE),
-        (["status", "--node", "NOWHERE"], NODE),
-        (["ls", "--node", "NOWHERE"], NODE),
+        (["--help"], NODE | CLIENT | USELESS | {"rich"}),
+        (["put", "--help"], NODE | CLIENT | USELESS | {"rich"}),
+        (["version"], NODE | {"httpx", "anyio", "rich"}),
+        (["put", "-", "--node", "NOWHERE"], NODE | USELESS),
+        (["get", "0" * 64, "--node", "NOWHERE"], NODE | USELESS),
+        (["status", "--node", "NOWHERE"], NODE | USELESS),
+        (["ls", "--node", "NOWHERE"], NODE | USELESS),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
@@ -50,3 +55,7 @@ def test_a_command_loads_what_it_needs(words: list[str], never: set[str]) -> Non
     loaded = set(done.stdout.split("\n"))
     assert "mesh.cli.main" in loaded
     assert loaded & never == set()
+
+
+def test_the_node_that_is_asked_by_default_is_at_the_default_port() -> None:
+    assert f"http://127.0.0.1:{DEFAULT_PORT}" == main.DEFAULT_NODE
