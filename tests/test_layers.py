@@ -19,7 +19,7 @@ LEVELS = (
     ("errors", "version"),
     ("decoding",),
     ("core",),
-    ("config", "offload", "status"),
+    ("config", "offload", "racing", "status"),
     ("wire", "store"),
     ("transport",),
     ("blobstash",),

@@ -10,31 +10,17 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
-from anyio import create_task_group
 
-from mesh.errors import MeshError, Stopping
+from mesh.errors import Stopping
+from mesh.racing import unless
 
 T = TypeVar("T")
 
 
 async def unless_stopping(stop: anyio.Event, work: Callable[[], Awaitable[T]]) -> T:
     """The result of `work`, which is cancelled when `stop` is set: then Stopping is raised."""
-    done: list[T] = []
-    failed: list[MeshError] = []
-    async with create_task_group() as group:
 
-        async def watch() -> None:
-            await stop.wait()
-            group.cancel_scope.cancel()
+    async def stopped() -> None:
+        await stop.wait()
 
-        group.start_soon(watch)
-        try:
-            done.append(await work())
-        except MeshError as error:
-            failed.append(error)
-        group.cancel_scope.cancel()
-    if failed:
-        raise failed[0]
-    if not done:
-        raise Stopping("the node is stopping")
-    return done[0]
+    return await unless(stopped, work, lambda: Stopping("the node is stopping"))

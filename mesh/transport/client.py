@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import anyio
 import msgspec
-from anyio import create_task_group
 
 from mesh.config import Address
 from mesh.core.digest import Digest, parse_digest
@@ -24,13 +23,13 @@ from mesh.decoding import json_of
 from mesh.errors import (
     Corrupt,
     InputError,
-    MeshError,
     Misbehaved,
     PeerError,
     Stalled,
     Undecodable,
     Unreachable,
 )
+from mesh.racing import unless
 from mesh.transport.http import Body, Http, Streamed, credentials, new_client, refused, words
 from mesh.transport.pace import SILENCE, Paced, within
 from mesh.wire.frames import Frame, FrameReader
@@ -202,28 +201,14 @@ class NodeClient:
 
     async def _while_alive(self, call: Callable[[], Awaitable[T]]) -> T:
         """The outcome of `call()`; Stalled when the node stops answering in the meantime."""
-        outcome: list[T] = []
-        failure: Exception | None = None
-
-        async def beat(scope: anyio.CancelScope) -> None:
-            await self._beat()
-            scope.cancel()
-
-        async with create_task_group() as group:
-            group.start_soon(beat, group.cancel_scope)
-            try:
-                outcome.append(await call())
-            except (MeshError, OSError) as error:
-                failure = error
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if not outcome:
-            raise Stalled(
+        return await unless(
+            self._beat,
+            call,
+            lambda: Stalled(
                 f"{self._place} takes connections but has not answered for {SILENCE:g} s; is the "
                 "node stopped (kill -CONT), or its machine out of memory?"
-            )
-        return outcome[0]
+            ),
+        )
 
     async def _beat(self) -> None:
         """Return when the node has answered nothing for SILENCE seconds."""

@@ -18,9 +18,8 @@ from typing import TypeVar
 
 import anyio
 import httpcore
-from anyio import create_task_group
 
-from mesh.errors import MeshError
+from mesh.racing import beside
 
 T = TypeVar("T")
 
@@ -49,23 +48,12 @@ class Upload:
         `errors`: what it may raise, beside a MeshError or OSError of the body.
         """
         token = _CURRENT.set(self)
-        failure: Exception | None = None
-        outcome: list[T] = []
         try:
-            async with create_task_group() as group:
-                group.start_soon(self._listen)
-                try:
-                    outcome.append(await request())
-                except (errors, MeshError, OSError) as error:
-                    failure = error
-                group.cancel_scope.cancel()
+            return await beside(self._listen, request, errors)
         finally:
             _CURRENT.reset(token)
             if isinstance(self._body, AsyncGenerator):
                 await self._body.aclose()
-        if failure is not None:
-            raise failure
-        return outcome[0]
 
     def __aiter__(self) -> Upload:
         """Itself."""

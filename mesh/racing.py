@@ -1,0 +1,54 @@
+"""Work with something beside it that ends with it, or ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from anyio import CancelScope, create_task_group
+
+from mesh.errors import MeshError
+
+T = TypeVar("T")
+
+
+async def beside(
+    task: Callable[[], Coroutine[Any, Any, None]],
+    work: Callable[[], Awaitable[T]],
+    errors: type[Exception] | tuple[type[Exception], ...] = (),
+) -> T:
+    """The outcome of `work()`, beside which `task()` runs; what is left of `task` is cancelled.
+
+    A MeshError, an OSError and what `errors` names leave `work` as they are. A task group alone
+    would wrap them in a group of errors, which no caller expects.
+    """
+    outcome: list[T] = []
+    failure: Exception | None = None
+    async with create_task_group() as group:
+        group.start_soon(task)
+        try:
+            outcome.append(await work())
+        except (MeshError, OSError) as error:
+            failure = error
+        except errors as error:
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return outcome[0]
+
+
+async def unless(
+    happens: Callable[[], Awaitable[None]],
+    work: Callable[[], Awaitable[T]],
+    ended: Callable[[], Exception],
+) -> T:
+    """The outcome of `work()`; `ended()` is raised when `happens()` returns before, and ends it."""
+    with CancelScope() as scope:
+
+        async def watch() -> None:
+            await happens()
+            scope.cancel()
+
+        return await beside(watch, work)
+    raise ended()
