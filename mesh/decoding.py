@@ -1,11 +1,11 @@
 """The only place where bytes that somebody else wrote become values: JSON, MessagePack, TOML, text.
 
-A decoder that meets bytes which are not what it expects fails in its own way: msgspec with an error
-of its own, with UnicodeDecodeError for a string that is not UTF-8, with RecursionError for a
-message that is nested deeply; bytes.fromhex accepts blanks. Whoever calls one directly will forget
-one of these. Here all of them become Undecodable. The caller knows who wrote the bytes, and says
-so by the error that it raises instead: Misbehaved for a peer, StoreError for a file, InputError for
-a request. tests/test_layers.py finds a decoder that is called anywhere else.
+Each decoder fails in its own way on bytes that it does not expect. msgspec raises an error of its
+own, UnicodeDecodeError for a string that is not UTF-8, and RecursionError for a message that is
+nested deeply; bytes.fromhex accepts blanks. Whoever calls one directly will forget one of these.
+Here all of them become Undecodable. The caller knows who wrote the bytes and raises an error that
+says so: Misbehaved for a peer, StoreError for a file, InputError for a request.
+tests/test_layers.py finds a decoder that is called anywhere else.
 """
 
 from __future__ import annotations

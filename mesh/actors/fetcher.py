@@ -31,8 +31,8 @@ log = logging.getLogger("mesh")
 # Blobs fetched at a time; each may hold up to 4 MiB before it becomes a file. More wait.
 PLACES = 8
 
-# The next peer is asked when the one before has answered no, or has said nothing for so long: on
-# a local network a yes comes within some ms, so that the blob is not sent by two of them.
+# The next peer is asked when the one before has answered no, or has said nothing for so long. On a
+# local network a yes comes within some ms, so the blob is not sent by two peers.
 _STAGGER = 0.1
 
 # For the first byte, from a peer that was reachable at the last try, and from one that was not.

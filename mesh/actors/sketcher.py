@@ -1,9 +1,9 @@
 """The sketcher: owns the sketch of the node's set, and keeps it in step with the keeper's tree.
 
-One sketch serves all peers. It is an immutable value beside the tree of the same moment, and made
-from the one before when somebody asks: what has changed is what two versions of one tree differ
-by, so nothing has to be noted as it happens. Long work runs on a thread, and nobody waits for it:
-whoever asks meanwhile is told that there is no sketch, and compares trees.
+One sketch serves all peers. It is an immutable value beside the tree of the same moment. When
+somebody asks, it is made from the sketch before: what has changed is what the two trees differ by,
+so nobody notes changes as they happen. Long work runs on a thread, and nobody waits for it. Whoever
+asks meanwhile is told that there is no sketch, and compares trees.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class Sync:
     """State and leaves of what `local` holds, and syncs with servers.
 
     `exact` lists a leaf's prefix alone. By default a leaf is listed as the real server does it,
-    from its prefix upwards: real clients take their own leaf from the same over-long listing, and
-    against an exact one upload nearly their whole store (docs/blobstash.md).
+    from its prefix upwards. Real clients take their own leaf from the same over-long listing;
+    compared with an exact one, they upload nearly their whole store (docs/blobstash.md).
     """
 
     def __init__(

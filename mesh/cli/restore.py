@@ -30,9 +30,9 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # What was a file a moment ago may be a FIFO when it is opened: do not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-# A directory has this mode until `finish` gives it its own: its owner may work in it, and the
-# sticky bit, which means nothing where nobody else may write, tells a repeated restore that an
-# interrupted one has made it and not the user.
+# A directory has this mode until `finish` gives it its own. Its owner may work in it. The sticky
+# bit means nothing where nobody else may write; here it tells a repeated restore that an
+# interrupted one has made the directory, and not the user.
 _UNFINISHED = stat.S_ISVTX | 0o700
 
 

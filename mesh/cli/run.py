@@ -53,9 +53,9 @@ _WORKERS = (os.cpu_count() or 2) + 2
 # replicated with 5 ms, 20,000 with 1 ms, 24,000 with this.
 _SWITCH = 0.0002
 
-# Python looks for cycles after 700 more objects than went, which a batch of blobs makes and lets
-# go of all the time; blobs, rows and trees are in no cycles, and what is (a request, an error) is
-# some hundred objects each.
+# By default Python looks for cycles when 700 more objects were made than went. A batch of blobs
+# makes that many all the time, and blobs, rows and trees are in no cycles. What is in cycles, a
+# request or an error, is some hundred objects each.
 _COLLECT = (20_000, 20, 20)
 
 

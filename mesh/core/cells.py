@@ -70,8 +70,8 @@ def estimate(ours: bytes, theirs: bytes, surplus: int) -> Estimate:
 
     `surplus`: how many more there are in theirs. inf when there are more than counts can tell.
     """
-    # What a digest adds to cell i has, in units of 2^32, the mean p and the variance
-    # p (13/12 - p), where p = 1 / (1 + i/2), and 13/12 the mean square of what it weighs.
+    # What a digest adds to cell i, in units of 2^32, has the mean p = 1 / (1 + i/2). Its variance
+    # is p (13/12 - p), since 13/12 is the mean square of what a digest weighs.
     terms: list[tuple[float, float]] = []
     for cell, here, there in zip(COUNT_CELLS, ours, theirs, strict=False):
         p = 1 / (1 + cell / 2)

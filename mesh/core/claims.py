@@ -64,8 +64,8 @@ MAX_DOUBTS = 65_536  # as many as promises that can be broken at once; about 8 M
 # goes on with the bytes that the push has brought.
 NOTICE = 2.0
 
-# A blob that a peer could not deliver is not asked of that peer again for this long, so that one
-# bad blob costs a request a minute instead of one a round; others are asked at once.
+# A blob that a peer could not deliver is not asked of that peer again for this long. So one bad
+# blob costs a request a minute instead of one a round. Other peers are asked at once.
 PENALTY = 60.0
 MAX_PENALTIES = 10_000  # oldest forgotten first; forgetting costs one more failed fetch
 

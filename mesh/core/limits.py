@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# A blob from this size on travels alone and by offset, and is kept as a file of its own: below
-# it, a frame or a record is small enough to be held in memory until its hash is known; above it,
-# a request and a file each cost little beside the bytes.
+# A blob from this size on travels alone and by offset, and is kept as a file of its own. A smaller
+# one fits into a frame or a record that is held in memory until its hash is known. For a larger one
+# a request and a file of its own cost little beside the bytes.
 LARGE_BLOB = 4 * 1024 * 1024

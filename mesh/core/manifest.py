@@ -1,9 +1,9 @@
 """The manifest of a directory tree: the blob that names the files, so that they can be restored.
 
 The format stands in docs/manifest.md. It is canonical: one tree has one encoding and therefore
-one digest, whoever wrote it. `decode` holds everybody to that by encoding each entry again and
-comparing, which also rules out what JSON readers do not agree on: a key that is there twice, a
-number written in another way, fields that one reader honours and another one skips.
+one digest, whoever wrote it. `decode` holds everybody to that: it encodes each entry again and
+compares. This also refuses what JSON readers do not agree on, such as a key that is there twice, a
+number written in another way, or fields that one reader honours and another one skips.
 
 Names on Linux are bytes. They are bytes here too, and only text inside the JSON.
 """
@@ -97,10 +97,13 @@ def encode(entries: Iterable[Entry], *, max_bytes: int = MAX_BYTES) -> bytes:
 def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Manifest:
     """The manifest that `data` encodes.
 
-    InputError for everything that `encode` would not have written: not JSON, another version, an
-    unknown kind or field, a path that is absolute or has an empty, '.' or '..' component or a
-    NUL, a path that is there twice, an entry whose parent is not a directory of this manifest,
-    a digest, size or mode out of range, another order or spelling, more than `max_bytes`.
+    InputError for everything that `encode` would not have written:
+
+    - more than `max_bytes`, something that is not JSON, another version;
+    - an unknown kind or field, another order or spelling;
+    - a path that is absolute, or has an empty, '.' or '..' component or a NUL;
+    - a path that is there twice, or whose parent is not a directory of this manifest;
+    - a digest, size or mode out of range.
     """
     if len(data) > max_bytes:
         raise InputError(f"not a tree manifest: {len(data)} bytes, more than {max_bytes}")

@@ -1,9 +1,9 @@
 """What has arrived of a large blob: a growing beginning of it, and who brought which part.
 
 A large blob comes in order, so that what is here of it is always its first bytes, whoever brought
-them. Only the whole can be checked against its name. When it is wrong, and several peers had a
-part in it, it is fetched again from one of them alone; once it is right, the parts of the wrong
-one are compared with it, and whoever brought one that differs is known to have lied.
+them. Only the whole can be checked against its name. When it is wrong and several peers had a part
+in it, it is fetched again from one of them alone. Once it is right, the parts of the wrong one are
+compared with it. Whoever brought a part that differs has lied.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PROGRESS = 64 * 1024
 # Tries in a row that brought less; then the peer is left alone until its next round.
 FRUITLESS = 3
 
-# What has come is made to survive a crash after so many bytes, or so many seconds: a sync of
-# 16 MiB takes some 50 ms of a slow disk, and a crash costs at most the time of 16 MiB on a fast
-# link, 10 s on a slow one.
+# What has come is made to survive a crash after so many bytes, or so many seconds. A sync of
+# 16 MiB takes some 50 ms of a slow disk. A crash costs at most what comes between two syncs: 16 MiB
+# on a fast link, 10 s on a slow one.
 SAVE_BYTES = 16 * 1024 * 1024
 SAVE_SECONDS = 10.0
 

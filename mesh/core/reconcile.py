@@ -4,11 +4,11 @@ One side answers (`answer`, a pure function of its tree), the other descends (`D
 only below buckets that diverge, many at a time, deepest first, and yields differences as it
 finds them. Neither side ever holds the list of what both have.
 
-A descent ends proven or not. Every bucket that was touched is rebuilt from what was learned of
-it, with our own full digests for those that were equal, and must come out as the other side
-promised, up to its root: what we had, plus what is missing here, minus what is missing there,
-hashes to the root they named. That costs no request, and it catches what truncated hashes may
-hide: then the descent is repeated with full ones.
+A descent ends proven or not. What we had, plus what is missing here, minus what is missing there,
+has to hash to the root that the other side named. So every bucket that was touched is rebuilt from
+what was learned of it, with our own full digests for the parts that were equal. This proof costs no
+request. It fails where two buckets differ and their truncated hashes do not; then the descent is
+repeated with full hashes.
 """
 
 from __future__ import annotations
@@ -333,9 +333,9 @@ class Descent:
 class Listing:
     """The digest of a bucket that is listed in order, without keeping what was listed.
 
-    The listing is cut into slices of some hundred digests by their next nibbles; of a finished
-    slice only count and digest stay (and the digests themselves while they are so few that the
-    bucket above may still be a leaf).
+    The listing is cut into slices of some hundred digests by their next nibbles. Of a finished
+    slice only the count and the digest are kept. Its digests are kept as well while they are so
+    few that the bucket above may still be a leaf.
     """
 
     _SLICE = 512

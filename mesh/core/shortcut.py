@@ -4,10 +4,10 @@ It ends after one or two questions, whatever it is fed, and then is `proven` or 
 proven is told: what we had, with what is missing here and without what is missing there, has the
 root that the other side named. Otherwise nothing is known but that a descent has to find out.
 
-What a liar can cause is bounded by the cells that we keep: peeling them (1.3 s at 2^18, when all of
-them are forged), at most three times, and one overlay of as many digests (15 µs each), on a thread
-where it is much; then the descent, which has bounds of its own. A result that is proven is right,
-if the root is; a root that is made up lists blobs that nobody delivers, as it does in a descent.
+What a liar can cause is bounded by the cells that we keep. They are peeled at most three times,
+which takes 1.3 s each at 2^18 forged cells. One overlay of as many digests follows, 15 µs a digest,
+on a thread where it is much. Then the descent begins, which has bounds of its own. A proven result
+is as true as the root: a root that is made up lists blobs that nobody delivers, as in a descent.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _TAIL = 32 - PREFIX
 MIN_WIDTH = 3
 """Bytes of a prefix at least: among 100,000 digests, one finds none or one."""
 
-# How often more cells are asked for when those that came do not come apart, and how many more:
-# half as many again serve a number of differences that was taken for two thirds of what it is.
+# How often more cells are asked for when those that came do not come apart, and how many at least.
+# Half as many again are asked for: enough when the differences were taken for two thirds of what
+# they are.
 _MORE = 2
 _MORE_CELLS = 16
 

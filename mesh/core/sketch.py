@@ -3,8 +3,8 @@
 After Yang et al., "Practical Rateless Set Reconciliation" (SIGCOMM 2024). There is no end of
 cells; the first of them are kept. Each digest, by its first 7 bytes, is added to cell 0 and then
 to cells at random, ever wider apart: to cell i with probability 1 / (1 + i/2). The difference of
-two sketches is the sketch of what the sets differ by, and its first 1.35 cells a difference are
-enough to read all of them (`peel`), wherever they lie and however many are on which side.
+two sketches is the sketch of what the sets differ by. Its first cells, 1.35 for each differing
+digest, are enough to read all of them (`peel`), wherever they lie and whichever side has them.
 
 docs/protocol.md has the arithmetic, which is the same in every language. Whoever knows the key can
 forge cells with some 2^32 work: a sketch is a shortcut, and what it says has to be proven.

@@ -78,10 +78,10 @@ def _unauthorized() -> Response:
 def _browser() -> Response | None:
     """Refuse what a web page makes a browser send: docs/protocol.md, "Browsers".
 
-    A page from anywhere can reach a port on loopback, by its address or by a name that resolves
-    to it, so a foreign Origin may change nothing, and a Host that is a name is not ours. One that
-    is an address is no page's doing: a browser writes the address there that it connects to, such
-    as that of a tunnel or a port that is passed on.
+    A page from anywhere can reach a port on loopback, by its address or by a name that resolves to
+    it. So a foreign Origin may change nothing, and a Host that is a name is refused. A Host that is
+    an address is admitted, since no page can choose it: a browser writes the address that it
+    connects to, such as that of a tunnel or of a port that is passed on.
     """
     host = request.headers.get("Host", "").lower()
     name = _host_name(host)

@@ -83,10 +83,10 @@ class RootReply(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """The answer to a Greeting.
 
     `equal`: the roots are; then the hello has neither root nor count, which are the asker's.
-    `pulled`: how many milliseconds ago the answerer last finished a pull from the asker; null
-    when never, so that the asker knows whom it has to push to. Where the roots differ, either
-    `cells` has the first cells of a sketch, as many as the answerer thinks will do, or `top` the
-    answer to an ask for the bucket of everything, with SHORT_HASH bytes a hash.
+    `pulled`: how many milliseconds ago the answerer last finished a pull from the asker; null when
+    never, so that the asker knows whom it has to push to. Where the roots differ, one of two is
+    there: `cells`, the first cells of a sketch, as many as the answerer thinks will do; or `top`,
+    the answer to an ask for the bucket of everything, with SHORT_HASH bytes a hash.
     """
 
     hello: Hello

@@ -5,14 +5,14 @@ set alone, never of the order of arrival or of how this module happens to hold i
 
 - at most LEAF_MAX digests: BLAKE2b-256 of the sorted digests, joined, person `mesh-leaf-v1`
   (the empty bucket is the hash of nothing under that person);
-- more: BLAKE2b-256 of a 16-bit bitmap of the children that are not empty (bit 15 is child 0)
-  and then, for each of them in order, its 32-byte digest and its count in 8 bytes; everything
-  big-endian; person `mesh-node-v1`.
+- more: BLAKE2b-256 under the person `mesh-node-v1`. Hashed is a 16-bit bitmap of the children that
+  are not empty (bit 15 is child 0). Then follow, for each of them in order, its 32-byte digest and
+  its count in 8 bytes. Everything is big-endian.
 
 The shape in memory is another matter. Digests lie joined in pages of up to PAGE_MAX; pages hang
-in 16-way forks. Nodes are never changed, only replaced along one path, so an older `Tree` stays
-whole for as long as somebody holds it: snapshots are free, and a peer can finish its descent on
-the set where it began. A node's digest is computed when first asked for and kept.
+in 16-way forks. Nodes are never changed, only replaced along one path. So an older `Tree` stays
+whole for as long as somebody holds it, and a peer can finish its descent on the set where it began.
+A node's digest is computed when first asked for and kept.
 
 Constants, measured at N = 1,000,000 (tests/benchmarks/bench_tree.py): about 50 bytes a digest;
 adding one digest copies one path and re-hashes one page of at most PAGE_MAX digests.

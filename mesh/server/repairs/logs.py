@@ -1,9 +1,9 @@
 """What trio's and asyncio's accept loops, and asyncio's streams, say of connections that broke.
 
 Hypercorn 0.18 leaves accepting to trio and asyncio. Both log a traceback for every accept that
-fails when no descriptors are left, trio ten times a second; asyncio also logs one for a connection
-that broke, and Python 3.11 for one that a stop has cancelled. tests/e2e/test_descriptors.py shows
-the first.
+fails when no descriptors are left, trio ten times a second (tests/e2e/test_descriptors.py shows
+it). asyncio also logs one for a connection that broke, and with Python 3.11 one for a connection
+that a stop has cancelled.
 """
 
 from __future__ import annotations

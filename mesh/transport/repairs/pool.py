@@ -2,7 +2,7 @@
 
 httpx 0.28 with httpcore 1.0 reads 64 KiB at a time, whatever has arrived. Every read costs some
 0.2 ms of Python in httpcore, h11 and the loop, and a batch of small blobs is a matter of Python's
-time (docs/performance.md), so the same pool is given network streams that read up to _READ bytes.
+time (docs/performance.md). So the pool is given network streams that read up to _READ bytes.
 
 httpcore 1.0 asks each new connection for its TLS object, by way of anyio 4, which first asks the
 socket for its peer's name. When uvloop has closed the connection already, there is no socket, and
