@@ -417,7 +417,7 @@ class Peer:
             self._host.scheduler.hint(self, LEASE)
 
     def _failed(self, error: MeshError) -> tuple[RoundStats, float | None]:
-        """A round failed: what it did nevertheless, and how long the peer is left alone."""
+        """A round failed: what it did nevertheless, and how long to wait for the next."""
         text = one_line(error)
         if not self.standing.failures or self.standing.error != text:
             log.warning("peer %s: %s", self.name, text)

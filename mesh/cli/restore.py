@@ -5,7 +5,7 @@ path is ever given to the system as a whole: each one is walked name by name fro
 directory, where no name is ".." and no step follows a link. What is written has a temporary name
 until its bytes are proven, and takes its real one in a single step.
 
-A restore that was interrupted is repeated: what is already there and the same is left alone.
+A restore that was interrupted is repeated: what is already there and the same is not written again.
 Only a killed one leaves something behind, files named ".mesh-restore-*", which may be deleted.
 """
 

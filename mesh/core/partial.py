@@ -17,7 +17,7 @@ from mesh.core.digest import Digest
 # millisecond, and 64 KiB are 8 s of a 64-kbit/s link.
 PROGRESS = 64 * 1024
 
-# Tries in a row that brought less; then the peer is left alone until its next round.
+# Tries in a row that brought less; then the peer is asked for nothing until its next round.
 FRUITLESS = 3
 
 # What has come is made to survive a crash after so many bytes, or so many seconds. A sync of

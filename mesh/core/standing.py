@@ -245,8 +245,8 @@ class Standing:
     ) -> float | None:
         """A round failed, with one of FAILURES. Seconds to wait at least, or None.
 
-        `wish`: how long the peer asked to be left alone. `released`: blobs that it had claimed
-        are free again, and other peers may bring them: they get a head start.
+        `wish`: for how many seconds the peer asked for no request. `released`: blobs that it had
+        claimed are free again, and other peers may bring them: they get a head start.
         """
         self._becomes(event)
         self._doubt()

@@ -68,10 +68,11 @@ def _unauthorized() -> Response:
         body = b'{"error":"Unauthorized"}'
         headers = {"WWW-Authenticate": 'Basic realm="BlobStash"'}
         return Response(body, 401, headers, content_type="application/json")
-    text = (
-        "this node wants a key, and got none that it accepts "
-        "(clients: --key-file; nodes: --peer-key-file)"
-    )
+    how = "(clients: --key-file; nodes: --peer-key-file)"
+    if "Authorization" in request.headers:
+        text = f"this node does not accept the key that was sent {how}"
+    else:
+        text = f"this node wants a key, and none was sent {how}"
     return problem(401, text, {"WWW-Authenticate": 'Bearer realm="mesh"'})
 
 

@@ -150,7 +150,13 @@ def test_a_wrong_key_is_said_once(tmp_path: Path) -> None:
             assert done.returncode == 1
             assert done.stdout == b""
             assert done.stderr.count(b"\n") == 1
-            assert b"wants a key" in done.stderr
+            assert b"wants a key, and none was sent" in done.stderr
+        (tmp_path / "wrong").write_text("secrets")
+        done = mesh("put", tree, "--node", guarded.url, "--key-file", tmp_path / "wrong")
+        assert done.returncode == 1
+        assert done.stdout == b""
+        (line,) = done.stderr.splitlines()
+        assert b"does not accept the key that was sent" in line
 
 
 def test_a_large_pipe_over_the_limit_is_told_so(run: Run) -> None:

@@ -44,7 +44,7 @@ class Found(NamedTuple):
 
 
 def segments(files: Files) -> dict[int, int]:
-    """The segment files by number, with their sizes; other entries are left alone."""
+    """The segment files by number, with their sizes; other entries are ignored."""
     numbered = ((segment_number(entry.name), entry) for entry in files.list("segments"))
     return {number: entry.size for number, entry in numbered if number and entry.regular}
 
