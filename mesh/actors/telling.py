@@ -8,6 +8,7 @@ the question ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import anyio
 import msgspec
@@ -74,12 +75,15 @@ class Teller:
         counting = [peer for peer in self._peers if peer.counts]
         edges: list[Edge] = []
         for peer in counting[:MAX_PEERS]:
-            at = peer.standing.level_since(root, now)
-            ago = None if at is None else max(0, round(1000 * (now - at)))
-            if since is not None and (ago is None or ago > since):
-                self._scheduler.hint(peer, _TRY_AGAIN if peer.standing.failures else HINT_SPACING)
-            edges.append(_edge(peer, ago))
-        return StandingReply(peers=edges, more=len(counting) > len(edges))
+            standing = peer.standing
+            at = standing.level_since(root, now) if since is None else standing.shared_since
+            # Rounded up: nobody may look better than it is.
+            ago = None if at is None else max(0, ceil(1000 * (now - at)))
+            late = ago is None or (since is not None and ago > since)
+            if late and since is not None:
+                self._scheduler.hint(peer, _TRY_AGAIN if standing.failures else HINT_SPACING)
+            edges.append(_edge(peer, ago, late=late))
+        return StandingReply(peers=edges, more=len(counting) > len(edges), root=root)
 
     async def _passed_on(self, request: StandingRequest) -> StandingReply:
         target, *rest = request.route
@@ -104,11 +108,13 @@ class Teller:
         return reply
 
 
-def _edge(peer: Peer, ago: int | None) -> Edge:
-    """How we stand with one peer; `ago`: milliseconds since it was level."""
+def _edge(peer: Peer, ago: int | None, *, late: bool) -> Edge:
+    """How we stand with one peer; `ago`: milliseconds since it was level; `late`: too many."""
     why = None
-    if ago is None:
+    if late:
         why = peer.standing.error or _WHY.get(peer.standing.state)
+    if late and why is None and not peer.address.pushes:
+        why = "blobs are only fetched from it, so it may lack some"
     return Edge(
         node=peer.node,
         name=peer.name[:MAX_NAME],
