@@ -8,7 +8,6 @@ the question ends.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 
 import anyio
 import msgspec
@@ -17,7 +16,7 @@ from mesh.actors.keeper import Keeper
 from mesh.actors.peer import Peer
 from mesh.actors.roster import Roster
 from mesh.actors.scheduler import Scheduler
-from mesh.core.horizon import MAX_PEERS, MAX_WORDS, Edge
+from mesh.core.horizon import MAX_PEERS, MAX_WORDS, Edge, age
 from mesh.core.schedule import HINT_SPACING
 from mesh.core.standing import State
 from mesh.errors import InputError, PeerError, Refused, one_line
@@ -77,8 +76,7 @@ class Teller:
         for peer in counting[:MAX_PEERS]:
             standing = peer.standing
             at = standing.level_since(root, now) if since is None else standing.shared_since
-            # Rounded up: nobody may look better than it is.
-            ago = None if at is None else max(0, ceil(1000 * (now - at)))
+            ago = None if at is None else age(at, now)
             late = ago is None or (since is not None and ago > since)
             if late and since is not None:
                 self._scheduler.hint(peer, _TRY_AGAIN if standing.failures else HINT_SPACING)

@@ -17,7 +17,6 @@ says of itself that it has our root.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import floor
 
 import anyio
 import msgspec
@@ -27,7 +26,7 @@ from anyio.abc import TaskGroup
 from mesh.actors.keeper import Keeper
 from mesh.actors.peer import Peer
 from mesh.core.digest import Digest
-from mesh.core.horizon import Horizon, Question
+from mesh.core.horizon import Horizon, Question, margin
 from mesh.core.tree import Tree
 from mesh.errors import PeerError, Refused, one_line
 from mesh.status import RoundStats, WaitAnswer, WaitReport
@@ -191,8 +190,7 @@ class Wait:
             return
         async with self._places:
             sent = anyio.current_time()
-            # Rounded down, as the answer is rounded up: see Horizon.told.
-            since = floor(1000 * (sent - question.since)) if self._whole else None
+            since = margin(question.since, sent) if self._whole else None
             request = StandingRequest(route=list(question.route[1:]), since=since)
             try:
                 reply = await peer.tell(request)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -56,6 +57,21 @@ class Edge(msgspec.Struct, frozen=True, array_like=True):
     level: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     direction: Annotated[str, Meta(max_length=4)] = "both"
     error: Annotated[str, Meta(max_length=MAX_WORDS)] | None = None
+
+
+# Times are told in whole milliseconds, which must not make anybody look better than it is. A
+# nanosecond is what the arithmetic with seconds may be wrong by.
+_NOISE = 1e-6
+
+
+def age(at: float, now: float) -> int:
+    """The milliseconds from `at` to `now`, rounded up: what was level at `at` was not later."""
+    return max(0, ceil(1000 * (now - at) - _NOISE))
+
+
+def margin(since: float, sent: float) -> int:
+    """The milliseconds from `since` to `sent`, rounded down: an age above that is from before."""
+    return floor(1000 * (sent - since) + _NOISE)
 
 
 class Question(NamedTuple):
@@ -149,7 +165,7 @@ class Horizon:
                 continue
             if edge.node in self._seen:
                 fresh += self._nearer(self._seen[edge.node], teller)
-            elif edge.level is None or sent - edge.level / 1000 < teller.since:
+            elif edge.level is None or edge.level > margin(teller.since, sent):
                 behind.append(edge)
             elif edge.node is None:
                 continue

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from mesh.config import Config, PeerEntry
 from mesh.core.digest import Digest
 from mesh.status import WaitAnswer
+from mesh.store.base import Damage
 from mesh.store.memory import MemoryStore
 from tests.actors.world import (
     HOUR,
@@ -20,10 +25,12 @@ from tests.actors.world import (
     blobs,
     filled,
     holdings,
+    name_of,
     until,
 )
+from tests.oracles import quick
 
-pytestmark = pytest.mark.trio
+trio_test = pytest.mark.trio
 
 
 async def held(member: Member) -> set[Digest]:
@@ -59,6 +66,7 @@ async def linked(world: World, links: dict[str, dict[str, str]], **stores: Memor
 # --- status ----------------------------------------------------------------------------------
 
 
+@trio_test
 @pytest.mark.parametrize("where", ["root", "tree"])
 async def test_before_a_round_has_compared_anything_nothing_is_known_to_be_missing(
     autojump_clock: MockClock, where: str
@@ -89,6 +97,7 @@ async def test_before_a_round_has_compared_anything_nothing_is_known_to_be_missi
         await until(lambda: a.peer("b").state == "idle", 10.0)
 
 
+@trio_test
 async def test_what_comes_in_the_midst_of_a_round_is_not_counted_as_level(
     autojump_clock: MockClock,
 ) -> None:
@@ -121,6 +130,7 @@ async def test_what_comes_in_the_midst_of_a_round_is_not_counted_as_level(
 # --- wait: one node and its peers ------------------------------------------------------------
 
 
+@trio_test
 async def test_what_one_peer_had_is_at_the_others_when_a_wait_ends(
     autojump_clock: MockClock,
 ) -> None:
@@ -144,6 +154,7 @@ async def test_what_one_peer_had_is_at_the_others_when_a_wait_ends(
         {"c": {}, "b": {}, "a": {"b": "pull"}},
     ],
 )
+@trio_test
 async def test_a_node_that_lacks_blobs_is_not_counted_whatever_the_directions(
     autojump_clock: MockClock, links: dict[str, dict[str, str]]
 ) -> None:
@@ -153,3 +164,145 @@ async def test_a_node_that_lacks_blobs_is_not_counted_whatever_the_directions(
         told = await answer(a, 30.0)
         assert not await equal(world)
         assert not told.level
+
+
+@trio_test
+async def test_a_node_that_has_just_lost_its_disk_is_not_counted(
+    autojump_clock: MockClock,
+) -> None:
+    """Its neighbour does not know of it yet: it lists nobody, and so it calls nobody."""
+    links = {"c": {}, "b": {"c": "both"}, "a": {"b": "both"}}
+    async with a_world() as world:
+        await linked(world, links, a=await filled(*blobs(0, 10)))
+        c, b, a = world.members
+        await c.stop()
+        c.store = MemoryStore()
+        await c.start()
+        told = await answer(a, 60.0)
+        assert told.level
+        assert await equal(world), "it was filled before it was counted"
+        assert b.peer("c").in_sync
+
+
+@trio_test
+async def test_what_a_node_far_away_had_alone_is_everywhere_when_a_wait_ends(
+    autojump_clock: MockClock,
+) -> None:
+    """Although nobody but the node that waits calls for rounds, and none of them announces."""
+    links = {"d": {}, "c": {"d": "pull"}, "b": {"c": "pull"}, "a": {"b": "pull"}}
+    back = {"d": {"c": "pull"}, "c": {"b": "pull"}, "b": {"a": "pull"}}
+    both = {name: {**peers, **back.get(name, {})} for name, peers in links.items()}
+    async with a_world() as world:
+        await linked(world, both)
+        d, *_, a = world.members
+        await d.put(blob(1))
+        told = await answer(a, 60.0)
+        assert told.level
+        assert await equal(world)
+
+
+# --- anything --------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """Some nodes, whom they list in which direction, what they hold, and what befalls them."""
+
+    links: list[tuple[int, int, str]]
+    blobs: list[set[int]]
+    faults: list[str]
+    settled: bool
+    seed: int
+
+
+FAULTS = ("none", "none", "none", "lost its disk", "dead", "rot", "takes little", "cut off")
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    nodes = draw(st.integers(2, 5))
+    pairs = [(one, other) for one in range(nodes) for other in range(nodes)]
+    way = st.sampled_from(["", "", "both", "both", "pull", "push"])
+    links = [(one, other, draw(way)) for one, other in pairs]
+    held = draw(st.lists(st.sets(st.integers(0, 5)), min_size=nodes, max_size=nodes))
+    faults = draw(st.lists(st.sampled_from(FAULTS), min_size=nodes, max_size=nodes))
+    return Plan(
+        [x for x in links if x[2]], held, faults, draw(st.booleans()), draw(st.integers(0, 99))
+    )
+
+
+def reached(plan: Plan) -> set[int]:
+    """The nodes that node 0 lists, or that those list, and so on."""
+    found, fresh = {0}, {0}
+    while fresh:
+        fresh = {other for one, other, _ in plan.links if one in fresh} - found
+        found |= fresh
+    return found
+
+
+async def befall(world: World, member: Member, fault: str) -> None:
+    if fault == "dead":
+        await member.stop()
+    elif fault == "lost its disk":
+        await member.stop()
+        member.store = MemoryStore()
+        await member.start()
+    elif fault == "rot":
+        for digest in sorted(await held(member))[:1]:
+            member.node.keeper.damaged(Damage(digest, "it has rotted"))
+            await member.node.keeper.settled(digest)
+    elif fault == "cut off":
+        for other in world.members:
+            if other is not member:
+                world.cut(member.name, other.name)
+
+
+@settings(quick, max_examples=60)
+@given(plans())
+def test_whatever_befalls_a_mesh_what_it_says_of_itself_is_true(plan: Plan) -> None:
+    async def main() -> None:
+        async with a_world(plan.seed) as world:
+            for number, names in enumerate(plan.blobs):
+                store = await filled(*(blob(n, 100 + n) for n in names))
+                member = world.add(f"n{number}", store=store)
+                little = plan.faults[number] == "takes little"
+                peers = [(other, way) for one, other, way in plan.links if one == number]
+                entries = tuple(PeerEntry(f"n{n}:7280", direction=way) for n, way in peers)
+                member.config = Config(
+                    peers=entries,
+                    interval_seconds=HOUR,
+                    max_replica_bytes=103 if little else 10**9,
+                    max_blob_bytes=103 if little else 10**9,
+                )
+            for member in world.members:
+                await member.start()
+            if plan.settled:
+                await trio.sleep(10.0)
+            for member, fault in zip(world.members, plan.faults, strict=True):
+                await befall(world, member, fault)
+            asker = world.members[0]
+            if asker.running:
+                before = await held(asker)
+                told = await answer(asker, 30.0)
+                others = [await held(world.members[n]) for n in reached(plan)]
+                if told.level:
+                    assert all(before <= other for other in others)
+                    if not any(way == "push" for one, _, way in plan.links if one in reached(plan)):
+                        assert all(other == others[0] for other in others)
+            await trio.sleep(1.0)
+            await statuses_are_true(world)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+async def statuses_are_true(world: World) -> None:
+    """Of each peer whose root is what it is said to be, the numbers are right or unknown."""
+    for member in world.members:
+        for peer in member.node.status().peers if member.running else ():
+            other = world.named(name_of(peer.url))
+            if not other.running or peer.root != other.root:
+                continue
+            ours, theirs = await held(member), await held(other)
+            assert peer.missing_here in (None, len(theirs - ours)), (member.name, peer)
+            assert peer.missing_there in (None, len(ours - theirs)), (member.name, peer)
+            if peer.in_sync:
+                assert ours == theirs
