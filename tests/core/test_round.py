@@ -248,3 +248,87 @@ def test_each_obstacle_is_a_reason() -> None:
         assert part in said
     assert "did not take 2 of the 2" in said
     assert "blob ab is too large" in said
+
+
+# --- what is known -----------------------------------------------------------------------------
+
+
+def test_in_the_midst_of_a_round_nothing_found_is_not_nothing_missing() -> None:
+    ledger = Ledger(LIMIT)
+    assert ledger.known() == (None, None)
+    ledger.found(2, 0, 0)
+    assert ledger.known() == (2, None)
+    ledger.settled(ledger.window(names(2), 0, 0), [])
+    assert ledger.known() == (None, None), "there may be more"
+    ledger.compared = True
+    assert ledger.known() == (0, 0)
+
+
+def test_a_window_that_was_found_before_a_restart_counts_nowhere_whenever_it_begins() -> None:
+    ledger = Ledger(LIMIT)
+    ledger.found(3, 0, 0)
+    ledger.restarted()
+    ledger.found(5, 0, 0)
+    late = ledger.window(names(3), 2, 0)
+    ledger.settled(late, [])
+    assert ledger.left_here == 5
+    assert not ledger.elsewhere
+
+
+@given(
+    found=st.sets(st.integers(0, 9)),
+    surplus=st.sets(st.integers(10, 19)),
+    fetched=st.sets(st.integers(0, 9)),
+    pushed=st.sets(st.integers(10, 19)),
+    came_here=st.sets(st.integers(0, 29)),
+    came_there=st.sets(st.integers(0, 29)),
+)
+def test_numbers_that_are_said_to_be_right_are_right(
+    found: set[int],
+    surplus: set[int],
+    fetched: set[int],
+    pushed: set[int],
+    came_here: set[int],
+    came_there: set[int],
+) -> None:
+    """Whatever comes to either side meanwhile, from wherever: against the sets themselves."""
+    ours, theirs = surplus | {100}, found | {100}
+    ledger = Ledger(LIMIT)
+    ledger.found(len(found), len(surplus), 0)
+    fetched &= found
+    pushed &= surplus
+    here, there = ours | fetched | came_here, theirs | pushed | came_there
+    absent = [digest_of(b"%d" % number) for number in found - here]
+    ledger.settled(ledger.window(names(len(found)), 0, 0), absent)
+    ledger.push(names(len(pushed)), 0).stored(len(pushed), 0)
+    if ledger.explains((len(ours), len(here)), (len(theirs), len(there))):
+        assert (ledger.left_here, ledger.left_there) == (len(there - here), len(here - there))
+    if not came_here and not came_there:
+        assert ledger.explains((len(ours), len(here)), (len(theirs), len(there)))
+
+
+def test_what_was_pushed_while_the_comparison_was_restarted_is_not_taken_for_refused() -> None:
+    ledger = Ledger(LIMIT)
+    digests = names(3)
+    ledger.found(0, 3, 0)
+    ledger.offered(digests, digests, 0)
+    push = ledger.push(digests, 0)
+    ledger.restarted()
+    ledger.found(0, 4, 0)  # its set as it was before the push
+    push.stored(3, 3)
+    push.ended()
+    assert ledger.left_there == 4
+    ledger.offered([*digests, *names(1, 9)], names(1, 9), 1)
+    assert ledger.left_there == 1
+    assert ledger.reasons() == ()
+    ledger.push(names(1, 9), 1).stored(1, 1)
+    assert ledger.left_there == 0
+
+
+def test_a_push_that_is_put_off_asks_for_another_round() -> None:
+    ledger = Ledger(LIMIT)
+    push = ledger.push(names(1), 0)
+    push.put_off("it is being verified", 10.0)
+    assert ledger.wish == 10.0
+    assert ledger.tally.failed == 1
+    assert ledger.reasons() == ("it is being verified",)
