@@ -183,7 +183,7 @@ class Round:
                 try:
                     while todo:
                         async with place or nullcontext():
-                            todo = await self._batch(todo, large, waiting)
+                            todo = await self._batch(todo, epoch, large, waiting)
                 except MeshError as error:
                     self.ledger.failed(error)
                     return
@@ -201,13 +201,17 @@ class Round:
     async def _batch(
         self,
         digests: list[Digest],
+        epoch: int,
         large: MemoryObjectSendStream[tuple[Digest, int]],
         waiting: set[Digest],
     ) -> list[Digest]:
-        """One batch request; what the peer asks us to ask for again, or was not asked yet."""
+        """One batch request; what the peer asks us to ask for again, or was not asked yet.
+
+        `epoch`: after how many restarts of the comparison the digests were found.
+        """
         most = self._replica.load.most_items(anyio.current_time())
         digests, rest = digests[:most], digests[len(digests[:most]) :]
-        batch = self.ledger.batch(digests)
+        batch = self.ledger.batch(digests, epoch)
         intake = Intake(self._keeper, self._holder, self._limits.work, batch)
         renewed = anyio.current_time()
         try:
@@ -225,8 +229,8 @@ class Round:
             self._replica.load.refused_items(len(digests), anyio.current_time())
             return [*digests, *rest]
         except PeerError:
-            await intake.flush()  # what came before is as good as ever
             self._keeper.failed(self._holder, batch.cut())
+            await intake.flush()  # what came before is as good as ever
             raise
         await intake.flush()
         self._keeper.failed(self._holder, batch.ended())

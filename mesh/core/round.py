@@ -85,10 +85,10 @@ class Tally(msgspec.Struct):
 class Batch:
     """One batch request, judged by what was asked in it. See the module."""
 
-    def __init__(self, ledger: Ledger, digests: Sequence[Digest]) -> None:
+    def __init__(self, ledger: Ledger, digests: Sequence[Digest], epoch: int) -> None:
         self._ledger = ledger
         self._asked = len(digests)
-        self._epoch = ledger.epoch
+        self._epoch = epoch
         self._open = set(digests)
         self._taken: set[Digest] = set()
         self._absent: list[Digest] = []
@@ -255,9 +255,9 @@ class Ledger:
             self._elsewhere += claimed
         return Window(len(digests), epoch)
 
-    def batch(self, digests: Sequence[Digest]) -> Batch:
-        """A request for these begins."""
-        return Batch(self, digests)
+    def batch(self, digests: Sequence[Digest], epoch: int | None = None) -> Batch:
+        """A request for these begins; they were found in `epoch`, None for the present one."""
+        return Batch(self, digests, self.epoch if epoch is None else epoch)
 
     def settled(self, window: Window, absent: Collection[Digest]) -> None:
         """All was done for a window, but for large blobs in line; `absent` are not here."""

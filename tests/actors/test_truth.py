@@ -256,7 +256,7 @@ async def befall(world: World, member: Member, fault: str) -> None:
                 world.cut(member.name, other.name)
 
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=30)
 @given(plans())
 def test_whatever_befalls_a_mesh_what_it_says_of_itself_is_true(plan: Plan) -> None:
     async def main() -> None:
