@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from mesh.config import Config, PeerEntry
 from mesh.core.digest import Digest
+from mesh.errors import Unreachable
 from mesh.status import WaitAnswer
 from mesh.store.base import Damage
 from mesh.store.memory import MemoryStore
@@ -27,6 +28,7 @@ from tests.actors.world import (
     holdings,
     name_of,
     until,
+    url_of,
 )
 from tests.oracles import quick
 
@@ -306,3 +308,81 @@ async def statuses_are_true(world: World) -> None:
             assert peer.missing_there in (None, len(ours - theirs)), (member.name, peer)
             if peer.in_sync:
                 assert ours == theirs
+
+
+# --- another node, or another run of it, at an address -----------------------------------------
+
+
+async def replaced(world: World, member: Member) -> Member:
+    """Another node, which holds nothing, at the address of one that is stopped."""
+    await member.stop()
+    other = world.add(member.name, node_id=b"another node" + bytes(4), interval=HOUR)
+    await other.start()
+    return other
+
+
+@trio_test
+async def test_another_node_that_answers_an_announcement_is_compared_with_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        b = await world.start("b", interval=HOUR)
+        a = await world.start("a", "b", interval=HOUR, store=await filled(*blobs(0, 10)))
+        await world.level(10.0)
+        other = await replaced(world, b)
+        await a.put(blob(10))
+        await world.level(10.0, a, other)
+
+
+@trio_test
+async def test_a_node_that_takes_the_place_of_a_peer_in_a_wait_is_not_counted(
+    autojump_clock: MockClock,
+) -> None:
+    async def swap(path: str) -> None:
+        nonlocal b
+        if path == "standing" and len(world.members) == 2:
+            b = await replaced(world, b)
+            await a.node.peers[0].sync()
+            raise Unreachable("b:7280 broke off")
+
+    async with a_world() as world:
+        b = await world.start("b", interval=HOUR)
+        wires = {"b": lambda wire: Watching(wire, swap)}
+        a = await world.start("a", "b", interval=HOUR, store=await filled(blob(1)), wires=wires)
+        told = await answer(a, 30.0)
+        assert not told.level
+        assert "another node answers at its address now" in told.said
+
+
+@trio_test
+async def test_a_round_with_two_runs_of_a_peer_proves_nothing(autojump_clock: MockClock) -> None:
+    """What the first run had when it was compared, the second may not have."""
+
+    async def restart(path: str) -> None:
+        nonlocal restarted
+        if path == "offer" and not restarted:
+            restarted = True
+            await b.restart()
+
+    restarted = False
+    async with a_world() as world:
+        b = await world.start("b", interval=HOUR)
+        wires = {"b": lambda wire: Watching(wire, restart)}
+        a = await world.start("a", "b", interval=HOUR, store=await filled(blob(1)), wires=wires)
+        stats = await a.node.peers[0].sync()
+        assert restarted
+        assert (stats.error, stats.proven, stats.sent) == (None, False, 1)
+        await until(lambda: a.peer("b").in_sync, 10.0)
+
+
+@trio_test
+async def test_a_node_that_has_several_addresses_of_its_own_only_says_so(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a = world.add("a", ["a", "alias"])
+        a.urls.append(url_of("alias"))
+        await a.start()
+        told = await answer(a, 10.0)
+        assert not told.level
+        assert told.said.startswith("each of the 2 peers that is configured is this node itself")
