@@ -54,6 +54,31 @@ class Listener(Protocol):
         """The announcement, or what followed it, failed."""
 
 
+class _Moved:
+    """What became of the blobs of one announcement; see transfer.Leaving."""
+
+    def __init__(self, tally: Tally) -> None:
+        """`tally`: of all announcements to this peer."""
+        self._tally = tally
+        self.refusal = ""
+        self.later = False
+
+    def stored(self, fresh: int, size: int, rejected: int = 0) -> None:
+        """The peer has stored so many."""
+        self._tally.stored(fresh, size, rejected)
+
+    def untaken(self, why: str) -> None:
+        """One blob was not moved."""
+        self._tally.untaken(why)
+        self.refusal = why
+
+    def put_off(self, why: str, seconds: float) -> None:
+        """One cannot be sent yet: a round does that, and knows when to come back."""
+        del seconds
+        self.untaken(why)
+        self.later = True
+
+
 class Announcer:
     """What is new since the last announcement to one peer."""
 
@@ -109,13 +134,9 @@ class Announcer:
         theirs = offered.hello
         refusal = ""
         if offered.wants:
-            moved = Tally()
-            try:
-                theirs = await push(self._keeper, self._replica, offered, moved)
-            finally:
-                self.tally.sent += moved.sent
-                self.tally.sent_bytes += moved.sent_bytes
-            refusal = moved.refusal
+            moved = _Moved(self.tally)
+            theirs = await push(self._keeper, self._replica, offered, moved)
+            refusal, more = moved.refusal, more or moved.later
         # A peer that cannot say how it stands is only asked again where there surely is more: it
         # may have what it does not want.
         rest = more or (theirs is not None and len(offered.wants) < len(fresh))

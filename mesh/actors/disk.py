@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import anyio
 
-from mesh.core.condition import OK, Condition, judged, reserve_of
+from mesh.core.condition import OK, Condition, State, judged, reserve_of
 from mesh.core.digest import Digest
 from mesh.core.partial import Shelf
 from mesh.errors import Full, ReadOnly, StoreError, TooLarge, one_line, printable
@@ -63,9 +63,9 @@ class DiskWatch:
         One that is failing is tried: it says itself what is wrong.
         """
         state, reason = self.condition
-        if state == "read-only":
+        if state is State.READ_ONLY:
             raise ReadOnly(f"the store takes no writes: {reason}")
-        if state == "full":
+        if state is State.FULL:
             raise Full(f"the disk is full: {reason}; make room")
         left = self._room.free - self._kept_free if self._room is not None else size
         if size > left:
@@ -78,12 +78,12 @@ class DiskWatch:
         if isinstance(error, TooLarge):
             return
         if isinstance(error, Full):
-            state = "full"
+            state = State.FULL
         else:
-            state = "read-only" if isinstance(error, ReadOnly) else "failing"
+            state = State.READ_ONLY if isinstance(error, ReadOnly) else State.FAILING
         if self.condition.good:
             self._becomes(Condition(state, one_line(error)))
-        if state != "full":
+        if state is not State.FULL:
             self._look.set()
 
     async def run(self, has: Callable[[Digest], bool]) -> None:
@@ -94,11 +94,11 @@ class DiskWatch:
                 self._room = await self._store.room(trial=not self.condition.good)
                 self._becomes(judged(self._room.free, self._kept_free, self.condition))
             except Full as error:
-                self._becomes(Condition("full", one_line(error)))
+                self._becomes(Condition(State.FULL, one_line(error)))
             except ReadOnly as error:
-                self._becomes(Condition("read-only", one_line(error)))
+                self._becomes(Condition(State.READ_ONLY, one_line(error)))
             except StoreError as error:
-                self._becomes(Condition("failing", one_line(error)))
+                self._becomes(Condition(State.FAILING, one_line(error)))
             if self.condition.good:
                 await self._tidy(has)
             with anyio.move_on_after(_LOOK if self.condition.good else _LOOK_AGAIN):

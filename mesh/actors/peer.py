@@ -29,7 +29,7 @@ from mesh.actors.actor import Mailbox
 from mesh.actors.announcer import Announcer
 from mesh.actors.fetcher import Candidate
 from mesh.actors.keeper import Keeper
-from mesh.actors.roster import Roster
+from mesh.actors.roster import Role, Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
 from mesh.config import Address
@@ -59,6 +59,12 @@ _IGNORED = {
     Event.DUPLICATE: "another address of a peer already listed",
 }
 _COPIED = {Event.CLONE: "this node's", Event.TWIN: "another peer's"}
+_STRANGE = {
+    Role.SELF: Event.SELF,
+    Role.CLONE: Event.CLONE,
+    Role.TWIN: Event.TWIN,
+    Role.DUPLICATE: Event.DUPLICATE,
+}
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class Peer:
         here, there = standing.missing(root)
         moved = self._moved
         if self._round is not None:
-            here, there = self._round.ledger.left_here, self._round.ledger.missing_there
+            here, there = self._round.ledger.known()
             moved = _sum(moved, _moved(self._round))
         return PeerStatus(
             name=self.name,
@@ -239,11 +245,13 @@ class Peer:
 
     def heard(self, hello: Hello) -> None:
         """The peer said how it stands, in an answer to a request of ours."""
-        if self.node != hello.node or hello.root is None:
-            return
-        if self._acquainted(hello) and self.standing.restarted():
+        if self._changed(hello) and self.standing.restarted():
             self._look_again()
-        self.standing.heard(Digest(hello.root))
+        if self.node != hello.node:
+            return  # the next round makes its acquaintance
+        self._acquainted(hello)
+        if hello.root is not None:
+            self.standing.heard(Digest(hello.root))
 
     def answered(self, hello: Hello | None, refusal: str, *, more: bool) -> None:
         """See Listener: an announcement was answered."""
@@ -263,10 +271,15 @@ class Peer:
         """A round at once: the peer was thought to be well, and maybe is not."""
         self._host.scheduler.hint(self, 0.0)
 
+    def _changed(self, hello: Hello) -> bool:
+        """Whether another node speaks than the one that we knew, or another run of its process."""
+        known = self._hello
+        return known is not None and (known.node, known.instance) != (hello.node, hello.instance)
+
     def _acquainted(self, hello: Hello) -> bool:
-        """Take in who speaks; whether it is another run of the process that we knew."""
-        known, self._hello = self._hello, hello
-        return known is not None and known.instance != hello.instance
+        """Take in who speaks; whether that has changed."""
+        changed, self._hello = self._changed(hello), hello
+        return changed
 
     # --- the actor ---------------------------------------------------------------------------
 
@@ -351,9 +364,9 @@ class Peer:
 
     def _recognised(self, meeting: Meeting) -> Event:
         if meeting.hello is not None:
-            what = self._host.roster.recognise(self, meeting.hello)
-            if what != "peer":
-                return Event(what)
+            role = self._host.roster.recognise(self, meeting.hello)
+            if role is not Role.PEER:
+                return _STRANGE[role]
         if not meeting.ready:
             return Event.STARTING
         return Event.EQUAL if meeting.equal else Event.DIFFERS
@@ -367,25 +380,31 @@ class Peer:
     def _summary(self, run: Round, meeting: Meeting, began: float) -> RoundStats:
         """Sum up a round; raises its error after what it did has been counted."""
         self._moved = _sum(self._moved, _moved(run))
-        theirs = run.root
-        if run.hello is not None and run.hello.node == self.node and run.hello.root is not None:
-            self._acquainted(run.hello)
-            theirs = Digest(run.hello.root)
+        theirs, count = run.root, run.count
+        # What was compared was the set of the run that greeted us. Another one may have lost it.
+        proven = run.proven
+        if run.hello is not None:
+            proven = proven and not self._changed(run.hello)
+            if run.hello.node == self.node and run.hello.root is not None:
+                self._acquainted(run.hello)
+                theirs, count = Digest(run.hello.root), run.hello.count
         ledger, tally = run.ledger, run.ledger.tally
         if ledger.error is not None:
             raise ledger.error
-        ours = self._host.keeper.ready_tree().root
+        tree = self._host.keeper.ready_tree()
+        ours = tree.root
         there = 0 if theirs == ours else ledger.left_there
         why = ledger.reasons()
         # What passes by itself is no error: blobs on their way, with something moved already.
         good = self._host.keeper.disk.condition.good
         lasts = tally.refusal or not (good and (tally.fetched or tally.sent))
         outcome = Outcome(
-            proven=run.proven,
+            proven=proven,
             ours=ours,
             theirs=theirs,
             left_here=ledger.left_here,
             left_there=there,
+            known=ledger.explains((run.own_count, len(tree)), (run.count, count)),
             pulled=good,
             over_limit=tally.over_limit,
             reasons=why if lasts else (),
@@ -395,7 +414,7 @@ class Peer:
         if tally.fetched or tally.sent:
             log.info("round with %s: %d blobs here, %d there", self.name, tally.fetched, tally.sent)
         return self._stats(
-            proven=run.proven,
+            proven=proven,
             missing_here=ledger.left_here,
             missing_there=there,
             baseline_there=ledger.baseline_there,

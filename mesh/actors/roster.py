@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum, auto
 from typing import Generic, TypeVar
 
 from mesh.wire.messages import Hello
@@ -12,6 +13,16 @@ P = TypeVar("P")
 # Runs of a peer's process that are remembered, to recognise one that still answers at another
 # address. A peer could name a new run in every answer.
 _MOST_RUNS = 16
+
+
+class Role(Enum):
+    """What a peer turned out to be, by the node id and the run that it said."""
+
+    PEER = auto()  # a node beside this one
+    SELF = auto()  # this process
+    CLONE = auto()  # another process with this node's id: a copied data directory
+    TWIN = auto()  # the same for another peer: an earlier run of it that still answers
+    DUPLICATE = auto()  # another address of a run that is known
 
 
 class _Known(Generic[P]):
@@ -40,26 +51,21 @@ class Roster(Generic[P]):
         self._instance = instance
         self._known: dict[bytes, _Known[P]] = {}
 
-    def recognise(self, peer: P, hello: Hello) -> str:
-        """What `peer` turned out to be: "peer", "self", "clone", "twin" or "duplicate".
-
-        A clone is a node with our id that is not this process: a copied data directory. A twin is
-        the same for another peer: a run that was followed by another one at another address, and
-        still answers. A duplicate is another address of a run that is known.
-        """
+    def recognise(self, peer: P, hello: Hello) -> Role:
+        """What `peer` turned out to be."""
         if hello.node == self._node:
-            return "self" if hello.instance == self._instance else "clone"
+            return Role.SELF if hello.instance == self._instance else Role.CLONE
         for node in [n for n, known in self._known.items() if known.peer is peer]:
             if node != hello.node:
                 del self._known[node]  # another node answers at that address now
         known = self._known.setdefault(hello.node, _Known(peer, hello.instance))
         if known.peer is not peer:
             if hello.instance == known.instance:
-                return "duplicate"
+                return Role.DUPLICATE
             if hello.instance in known.earlier:
-                return "twin"
+                return Role.TWIN
         known.now(peer, hello.instance)
-        return "peer"
+        return Role.PEER
 
     def forget(self, peer: P) -> None:
         """A peer that does not answer: another address of its node may take over."""

@@ -25,7 +25,7 @@ from mesh.core.holder import Configured
 from mesh.core.reconcile import Difference, OnlyHere
 from mesh.core.round import LINE, Batch, Ledger
 from mesh.core.tree import Tree
-from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, TooMuch, one_line
+from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, TooMuch
 from mesh.offload import Offload
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.frames import Frame, Kind
@@ -42,7 +42,8 @@ _ENOUGH = 256
 _FETCHERS = 3  # batches at a time from one peer: one arrives while others are being committed
 _LARGE_FETCHERS = 4  # large blobs at a time from one peer, beside the batches: neither starves
 
-# What only we have, and after how many restarts of the comparison it was found.
+# What only they have, or only we have, and after how many restarts of the comparison it was found.
+_Found = tuple[int, list[Digest]]
 _Extra = tuple[int, OnlyHere]
 
 _RENEW = 2.0  # seconds between renewals of claims on what is arriving; a lease has 10
@@ -87,15 +88,19 @@ class Round:
                 f"nothing is fetched, the store is {condition.state}: {condition.reason}"
             )
         self.proven = False
+        # The set of the peer that was compared with ours, and how many each side had then.
         self.root: Digest | None = None
+        self.count = 0
+        self.own_count = 0
         self.hello: Hello | None = None
+        """How the peer stood after the last push or offer; None when it did not say."""
 
     async def run(self, meeting: Meeting, hello: Hello | None, baseline: Tree | None) -> None:
         """Level the two sets. With `hello`, push too; without, only fetch.
 
         `baseline_there` counts what the peer lacks of `baseline`.
         """
-        wants_in, wants = create_memory_object_stream[list[Digest]](_FETCHERS)
+        wants_in, wants = create_memory_object_stream[_Found](_FETCHERS)
         large_in, large = create_memory_object_stream[tuple[Digest, int]](LINE)
         surplus_in, surplus = create_memory_object_stream[_Extra](64)
         async with self._limits.rounds, create_task_group() as group:
@@ -117,7 +122,7 @@ class Round:
     async def _compare(
         self,
         meeting: Meeting,
-        wants: MemoryObjectSendStream[list[Digest]],
+        wants: MemoryObjectSendStream[_Found],
         surplus: MemoryObjectSendStream[_Extra],
         baseline: Tree | None,
     ) -> None:
@@ -130,24 +135,29 @@ class Round:
                     if comparison.restarts != restarts:
                         restarts = comparison.restarts
                         self.ledger.restarted()
+                        found.clear()  # they are found anew, and must not count twice
                     self._count(piece, baseline)
                     if self._pulling:
                         found += piece.missing_here
                     while len(found) >= _ENOUGH:
-                        await wants.send(found[:_WINDOW])
+                        await wants.send((self.ledger.epoch, found[:_WINDOW]))
                         del found[:_WINDOW]
                     for extra in piece.missing_there:
                         await _unless_gone(surplus, (self.ledger.epoch, extra))
                     if self.ledger.stop:
                         return
             if found:
-                await wants.send(found)
+                await wants.send((self.ledger.epoch, found))
         except MeshError as error:
             self.ledger.failed(error)
         except anyio.BrokenResourceError:
             return  # every fetcher has ended with an error; it is recorded
-        self.proven = comparison.proven and self.ledger.error is None
-        self.root = comparison.root
+        self.proven = self.ledger.compared = comparison.proven and self.ledger.error is None
+        self.root, self.own_count, self.count = (
+            comparison.root,
+            comparison.own_count,
+            comparison.count,
+        )
 
     def _count(self, piece: Difference, baseline: Tree | None) -> None:
         there = of_baseline = 0
@@ -161,19 +171,19 @@ class Round:
 
     async def _fetch(
         self,
-        wants: MemoryObjectReceiveStream[list[Digest]],
+        wants: MemoryObjectReceiveStream[_Found],
         large: MemoryObjectSendStream[tuple[Digest, int]],
         place: anyio.CapacityLimiter | None,
     ) -> None:
         async with wants, large:
-            async for window in wants:
+            async for epoch, window in wants:
                 todo = granted = self._keeper.claim(self._holder, window)
-                entry = self.ledger.window(window, self._claimed(window, granted))
+                entry = self.ledger.window(window, self._claimed(window, granted), epoch)
                 waiting: set[Digest] = set()
                 try:
                     while todo:
                         async with place or nullcontext():
-                            todo = await self._batch(todo, large, waiting)
+                            todo = await self._batch(todo, epoch, large, waiting)
                 except MeshError as error:
                     self.ledger.failed(error)
                     return
@@ -191,13 +201,17 @@ class Round:
     async def _batch(
         self,
         digests: list[Digest],
+        epoch: int,
         large: MemoryObjectSendStream[tuple[Digest, int]],
         waiting: set[Digest],
     ) -> list[Digest]:
-        """One batch request; what the peer asks us to ask for again, or was not asked yet."""
+        """One batch request; what the peer asks us to ask for again, or was not asked yet.
+
+        `epoch`: after how many restarts of the comparison the digests were found.
+        """
         most = self._replica.load.most_items(anyio.current_time())
         digests, rest = digests[:most], digests[len(digests[:most]) :]
-        batch = self.ledger.batch(digests)
+        batch = self.ledger.batch(digests, epoch)
         intake = Intake(self._keeper, self._holder, self._limits.work, batch)
         renewed = anyio.current_time()
         try:
@@ -215,8 +229,8 @@ class Round:
             self._replica.load.refused_items(len(digests), anyio.current_time())
             return [*digests, *rest]
         except PeerError:
-            await intake.flush()  # what came before is as good as ever
             self._keeper.failed(self._holder, batch.cut())
+            await intake.flush()  # what came before is as good as ever
             raise
         await intake.flush()
         self._keeper.failed(self._holder, batch.ended())
@@ -261,7 +275,7 @@ class Round:
                 except Full as error:
                     # A smaller one may have room.
                     self._keeper.disk.met(error)
-                    self.ledger.tally.refusal = one_line(error)
+                    self.ledger.no_room(error)
                 except MeshError as error:
                     self.ledger.failed(error)
                     return
@@ -285,7 +299,10 @@ class Round:
 
     async def _one_large(self, digest: Digest, size: int) -> None:
         if not self._keeper.hold(self._holder, digest):
-            return  # it has come from another peer, or is on its way, since it was put in line
+            # It has come from another peer, or is on its way, since it was put in line.
+            if self._keeper.has(digest):
+                self.ledger.large_here(digest, size, fresh=False)
+            return
         fresh, got = await fetch_large(self._keeper, self._replica, self._holder, digest, size)
         self.ledger.large_here(digest, got, fresh=fresh)
 
@@ -322,12 +339,12 @@ class Round:
                 load.refused_items(len(part), anyio.current_time())
                 continue
             window = window[len(part) :]
-            self.ledger.offered(len(part), len(offered.wants), epoch)
+            self.ledger.offered(part, offered.wants, epoch)
             theirs = offered.hello
             if offered.wants:
-                before = self.ledger.tally.sent
-                theirs = await push(self._keeper, self._replica, offered, self.ledger.tally)
-                self.ledger.delivered(self.ledger.tally.sent - before, epoch)
+                pushing = self.ledger.push(offered.wants, epoch)
+                theirs = await push(self._keeper, self._replica, offered, pushing)
+                pushing.ended()
             self.hello = theirs or self.hello
 
 

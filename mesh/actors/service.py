@@ -6,6 +6,7 @@ None makes it call anybody, but for `standing`, which may be passed on to a conf
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from itertools import pairwise
@@ -28,7 +29,7 @@ from mesh.core.round import Tally
 from mesh.core.shortcut import MAX_PREFIXES, Moment, find
 from mesh.core.tree import LEAF_MAX, Tree
 from mesh.decoding import from_hex
-from mesh.errors import InputError, Misbehaved, Refused, StoreError
+from mesh.errors import InputError, Misbehaved, Refused, StoreError, one_line
 from mesh.wire.frames import FrameReader, Kind
 from mesh.wire.messages import (
     PROTOCOL,
@@ -52,6 +53,8 @@ from mesh.wire.messages import (
     encode,
     joined,
 )
+
+log = logging.getLogger("mesh")
 
 # Streams to and from peers at a time. Each holds up to 4 MiB; a peer that is turned away comes
 # back after a second, and its own rounds lose nothing.
@@ -320,13 +323,11 @@ class Service:
                 await intake.add(kept)
             reader.finish()
             await intake.flush()
-        except Misbehaved as error:
-            raise InputError(str(error)) from error
-        finally:
-            # What came whole is kept, also when the stream was cut or went wrong after it; but a
-            # store that is not ready does not hold up a stop.
-            with anyio.move_on_after(_LAST_WORDS, shield=True):
-                await intake.flush()
+        except BaseException as error:
+            await _last_words(intake)
+            if isinstance(error, Misbehaved):
+                raise InputError(str(error)) from error
+            raise
         known -= tally.fetched + tally.failed
         return PushReply(
             hello=self._nameless(), stored=tally.fetched, known=known, rejected=tally.failed
@@ -350,6 +351,19 @@ class Service:
         finally:
             self._keeper.release(holder, [digest])
         return PushReply(hello=self._nameless(), stored=int(fresh), known=int(not fresh))
+
+
+async def _last_words(intake: Intake) -> None:
+    """Keep what came whole of a stream that was cut, or went wrong after it.
+
+    A store that is not ready does not hold up a stop. One that fails does not hide what went wrong
+    first: whoever pushed is told of that.
+    """
+    with anyio.move_on_after(_LAST_WORDS, shield=True):
+        try:
+            await intake.flush()
+        except StoreError as error:
+            log.warning("what came before a push broke off is lost: %s", one_line(error))
 
 
 class _Turn:

@@ -16,7 +16,7 @@ from mesh.actors.keeper import Keeper
 from mesh.actors.peer import Peer
 from mesh.actors.roster import Roster
 from mesh.actors.scheduler import Scheduler
-from mesh.core.horizon import MAX_PEERS, MAX_WORDS, Edge
+from mesh.core.horizon import MAX_PEERS, MAX_WORDS, Edge, age
 from mesh.core.schedule import HINT_SPACING
 from mesh.core.standing import State
 from mesh.errors import InputError, PeerError, Refused, one_line
@@ -74,12 +74,14 @@ class Teller:
         counting = [peer for peer in self._peers if peer.counts]
         edges: list[Edge] = []
         for peer in counting[:MAX_PEERS]:
-            at = peer.standing.level_since(root, now)
-            ago = None if at is None else max(0, round(1000 * (now - at)))
-            if since is not None and (ago is None or ago > since):
-                self._scheduler.hint(peer, _TRY_AGAIN if peer.standing.failures else HINT_SPACING)
-            edges.append(_edge(peer, ago))
-        return StandingReply(peers=edges, more=len(counting) > len(edges))
+            standing = peer.standing
+            at = standing.level_since(root, now) if since is None else standing.shared_since
+            ago = None if at is None else age(at, now)
+            late = ago is None or (since is not None and ago > since)
+            if late and since is not None:
+                self._scheduler.hint(peer, _TRY_AGAIN if standing.failures else HINT_SPACING)
+            edges.append(_edge(peer, ago, late=late))
+        return StandingReply(peers=edges, more=len(counting) > len(edges), root=root)
 
     async def _passed_on(self, request: StandingRequest) -> StandingReply:
         target, *rest = request.route
@@ -104,11 +106,13 @@ class Teller:
         return reply
 
 
-def _edge(peer: Peer, ago: int | None) -> Edge:
-    """How we stand with one peer; `ago`: milliseconds since it was level."""
+def _edge(peer: Peer, ago: int | None, *, late: bool) -> Edge:
+    """How we stand with one peer; `ago`: milliseconds since it was level; `late`: too many."""
     why = None
-    if ago is None:
+    if late:
         why = peer.standing.error or _WHY.get(peer.standing.state)
+    if late and why is None and not peer.address.pushes:
+        why = "blobs are only fetched from it, so it may lack some"
     return Edge(
         node=peer.node,
         name=peer.name[:MAX_NAME],

@@ -11,7 +11,6 @@ import anyio
 from mesh.actors.keeper import Keeper
 from mesh.core.digest import Digest, digest_of
 from mesh.core.holder import Anonymous, Configured, Holder
-from mesh.core.round import Tally
 from mesh.errors import Misbehaved, Refused, Stalled, TooMuch, Unreachable, one_line
 from mesh.offload import Offload
 from mesh.store.base import Blob, Entry
@@ -40,11 +39,29 @@ ANSWER_BYTES = 64 * 1024 * 1024
 _PLAIN = 256 * 1024
 
 
+# Seconds after which a large blob that is being verified here is offered again, as for one that a
+# peer verifies: it is cheap to ask, and the verification of a TB takes an hour.
+_VERIFYING_SECONDS = 10.0
+
+
 class Landing(Protocol):
     """Who is told what became of arriving blobs: a Tally, or the Batch that asked for them."""
 
     def landed(self, fresh: int, size: int, wrong: Sequence[Digest]) -> None:
         """`fresh` blobs of `size` bytes are new here; those of `wrong` were other bytes."""
+
+
+class Leaving(Protocol):
+    """Who is told what became of blobs that were to be sent: a round's ledger, or an announcer."""
+
+    def stored(self, fresh: int, size: int, rejected: int = 0) -> None:
+        """The peer has stored `fresh` blobs of `size` bytes, and has rejected others."""
+
+    def untaken(self, why: str) -> None:
+        """One blob was not moved, for a reason that concerns it alone."""
+
+    def put_off(self, why: str, seconds: float) -> None:
+        """One blob cannot be sent yet, but in so many seconds."""
 
 
 class Intake:
@@ -162,13 +179,15 @@ def _framed(entry: Entry) -> tuple[bytes, ...]:
     return frame(Kind.BLOB, entry.digest, entry.size), entry.data
 
 
-async def push(keeper: Keeper, replica: Replica, offered: Offered, tally: Tally) -> Hello | None:
+async def push(
+    keeper: Keeper, replica: Replica, offered: Offered, leaving: Leaving
+) -> Hello | None:
     """Send blobs that the peer wants, large ones last, one by one; how it stands afterwards.
 
     What is sent at once becomes smaller when something on the way refuses it for its size. A
-    single blob that is refused is told in the tally, and delays no other.
+    single blob that is refused is told to `leaving`, and delays no other.
     """
-    pushing = _Pushing(keeper, replica, offered, tally)
+    pushing = _Pushing(keeper, replica, offered, leaving)
     await pushing.small()
     await pushing.large()
     return pushing.hello
@@ -177,12 +196,14 @@ async def push(keeper: Keeper, replica: Replica, offered: Offered, tally: Tally)
 class _Pushing:
     """One push: what is left to send, and what is sent at this moment."""
 
-    def __init__(self, keeper: Keeper, replica: Replica, offered: Offered, tally: Tally) -> None:
+    def __init__(
+        self, keeper: Keeper, replica: Replica, offered: Offered, leaving: Leaving
+    ) -> None:
         self.hello = offered.hello
         self._keeper = keeper
         self._replica = replica
         self._starts = offered.starts
-        self._tally = tally
+        self._leaving = leaving
         self._left = list(offered.wants)
         self._large: list[tuple[Digest, int]] = []
         self._sizes: list[int] = []
@@ -209,9 +230,7 @@ class _Pushing:
                     self._replica.load.refused(sum(self._sizes), anyio.current_time())
                 raise
             del self._left[: self._taken]
-            self._tally.sent += result.stored
-            self._tally.sent_bytes += sum(self._sizes)
-            self._tally.failed += result.rejected
+            self._leaving.stored(result.stored, sum(self._sizes), result.rejected)
             self.hello = result.hello
 
     def _refused(self, error: TooMuch) -> None:
@@ -256,8 +275,7 @@ class _Pushing:
         yield end(len(self._sizes))
 
     def _untaken(self, digest: Digest, size: int) -> None:
-        self._tally.failed += 1
-        self._tally.refusal = (
+        self._leaving.untaken(
             f"blob {digest.hex()} of {size} bytes is more than the peer, or a proxy before it, "
             "takes in one request; raise that limit there (nginx: client_max_body_size)"
         )
@@ -272,10 +290,8 @@ class _Pushing:
                 continue
             if not await self._keeper.door.verified(digest, _MOMENT):
                 # The peer would see nothing come, and end the push.
-                self._tally.failed += 1
-                self._tally.refusal = (
-                    f"blob {digest.hex()} is being verified on this node; it is sent after that"
-                )
+                why = f"blob {digest.hex()} is being verified on this node; it is sent after that"
+                self._leaving.put_off(why, _VERIFYING_SECONDS)
                 continue
             try:
                 # Where an earlier push was cut, or somebody else's.
@@ -287,9 +303,7 @@ class _Pushing:
                 continue
             except Refused as error:
                 # One blob that the peer will not have (over its limit, say) delays no other.
-                self._tally.refusal = one_line(error)
-                self._tally.failed += 1
+                self._leaving.untaken(one_line(error))
                 continue
-            self._tally.sent += result.stored
-            self._tally.sent_bytes += (size - start) * result.stored
+            self._leaving.stored(result.stored, (size - start) * result.stored)
             self.hello = result.hello

@@ -1,10 +1,17 @@
 """What is behind `wait`: rounds until every peer is level, and then a look behind the peers.
 
 Level, for one peer: all that was here when the wait began is there, and all that was there when it
-was first asked is here, as proven by rounds that began after that. With a peer of direction `pull`
-only the second half counts, with one of direction `push` only the first.
+was first asked is here, as proven by rounds that began after that. What the peers had is here then.
+Where that was new here, it is waited for until the others have it as well. With a peer of direction
+`pull` only the way here counts, with one of direction `push` only the way there.
 
-Behind the peers nothing is called: see core.horizon.
+For a wait for the whole mesh the way there counts in any direction: whoever only lets us fetch
+has to get our blobs from somewhere else. Behind the peers nothing is called: see core.horizon.
+
+What a node behind the peers has alone comes one hop nearer with each pass. So the search is made
+again until nothing new has come here, and all that the nodes had when they were first asked has had
+time to come: as many passes as the farthest node is hops away. One pass is enough where every node
+says of itself that it has our root.
 """
 
 from __future__ import annotations
@@ -12,12 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import anyio
+import msgspec
 from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.keeper import Keeper
 from mesh.actors.peer import Peer
-from mesh.core.horizon import Horizon, Question
+from mesh.core.digest import Digest
+from mesh.core.horizon import Horizon, Question, margin
 from mesh.core.tree import Tree
 from mesh.errors import PeerError, Refused, one_line
 from mesh.status import RoundStats, WaitAnswer, WaitReport
@@ -52,49 +61,92 @@ class Wait:
             for peer in peers
         }
         self._since: dict[Peer, float] = {}
+        self._whole = False
         self._places = anyio.Semaphore(_AT_ONCE)
 
     async def peers(self, timeout: float | None) -> list[WaitReport]:
         """Rounds with every peer until each is level, or `timeout` seconds are over."""
         with anyio.move_on_after(timeout):
-            baseline = await self._keeper.built()
-            async with create_task_group() as group:
-                for peer in self._peers:
-                    group.start_soon(self._level, peer, baseline)
+            await self._own()
         return list(self._reports.values())
 
     async def answer(self, timeout: float | None, *, whole: bool) -> WaitAnswer:
         """The same, and how far that is seen; with `whole`, until all behind them is level, too."""
+        self._whole = whole
         until = anyio.current_time() + (float("inf") if timeout is None else timeout)
-        reports = await self.peers(timeout)
-        counting = [report for report in reports if report.counts]
-        level = bool(counting) and all(report.level for report in reports)
-        horizon = Horizon(self._us, [(p.node, p.name, at) for p, at in self._since.items()])
-        if level:
+        horizon = Horizon(self._us, [])
+        searched: Digest | None = None  # the root that the last search found everywhere
+        passes = 0
+        while True:
+            with anyio.CancelScope(deadline=until):
+                await self._own()
+            if not self._all_level:
+                break
+            root = self._keeper.ready_tree().root
+            if root == searched and passes >= horizon.depth - 1:
+                break
+            horizon = self._horizon()
             glance = anyio.current_time() + _GLANCE
             with anyio.CancelScope(deadline=until if whole else min(until, glance)):
-                await self._behind(horizon, whole=whole)
+                await self._behind(horizon)
+            passes += 1
+            if not whole or horizon.problems() or horizon.alike(root) or passes >= horizon.depth:
+                break
+            searched = root
+        return self._answered(horizon)
+
+    def _answered(self, horizon: Horizon) -> WaitAnswer:
+        level, reports = self._all_level, list(self._reports.values())
         beyond = horizon.problems() if level else []
         return WaitAnswer(
-            level=level and not (whole and beyond),
-            said=_said(reports, horizon, beyond, whole=whole and level),
+            level=level and not (self._whole and beyond),
+            said=_said(reports, horizon, beyond, whole=self._whole and level),
             peers=reports,
             beyond=beyond,
         )
 
     # --- our own peers -------------------------------------------------------------------------
 
-    async def _level(self, peer: Peer, baseline: Tree) -> None:
-        """Rounds with one peer until it is level with `baseline`, and we with it."""
+    @property
+    def _all_level(self) -> bool:
+        reports = self._reports.values()
+        return all(report.level for report in reports) and any(r.counts for r in reports)
+
+    async def _own(self) -> None:
+        """Rounds with all peers until each has what was here, and what the others had."""
+        baseline = await self._keeper.built()
+        await self._rounds(self._peers, baseline, fetched=False)
+        gathered = self._keeper.ready_tree()
+        if not self._all_level or gathered.root == baseline.root:
+            return
+        others = [p for p in self._peers if p.counts and (self._whole or p.address.pushes)]
+        for peer in others:
+            report = self._reports[peer]
+            self._reports[peer] = msgspec.structs.replace(
+                report, level=False, error="not asked yet whether it has what others brought here"
+            )
+        await self._rounds(others, gathered, fetched=True)
+
+    async def _rounds(self, peers: Sequence[Peer], baseline: Tree, *, fetched: bool) -> None:
+        async with create_task_group() as group:
+            for peer in peers:
+                group.start_soon(self._level, peer, baseline, fetched)
+
+    async def _level(self, peer: Peer, baseline: Tree, fetched: bool) -> None:
+        """Rounds with one peer until it is level with `baseline`, and we with it.
+
+        `fetched`: what it had when it was first asked is here.
+        """
         pause = _FIRST
-        here, there = not peer.address.pulls, not peer.address.pushes
+        here = fetched or not peer.address.pulls
+        there = not (peer.address.pushes or self._whole)
         while True:
             stats = await peer.sync(baseline=baseline)
             if stats.error is None and stats.proven:
                 here = here or stats.missing_here == 0
                 there = there or stats.baseline_there == 0
             level = (here and there) or not peer.counts
-            self._reports[peer] = _report(peer, stats, level=level)
+            self._reports[peer] = _report(peer, stats, level=level, whole=self._whole)
             if level and peer.counts:
                 self._since[peer] = anyio.current_time()
             if level or (there and _hopeless(stats)):
@@ -104,7 +156,12 @@ class Wait:
 
     # --- behind them ---------------------------------------------------------------------------
 
-    async def _behind(self, horizon: Horizon, *, whole: bool) -> None:
+    def _horizon(self) -> Horizon:
+        """A new search, which begins at our own peers."""
+        level = [(p.node, p.name, at) for p, at in self._since.items() if p.counts]
+        return Horizon(self._us, level)
+
+    async def _behind(self, horizon: Horizon) -> None:
         """Ask until all is level, or nothing more can be found out; cancelled when time is up."""
         pause = _FIRST
         while True:
@@ -112,7 +169,7 @@ class Wait:
 
                 def later(questions: Sequence[Question], group: TaskGroup = group) -> None:
                     for question in questions:
-                        group.start_soon(self._ask, horizon, question, whole, later)
+                        group.start_soon(self._ask, horizon, question, later)
 
                 later(horizon.ask())
             if not horizon.open:
@@ -124,14 +181,16 @@ class Wait:
         self,
         horizon: Horizon,
         question: Question,
-        whole: bool,
         later: Callable[[Sequence[Question]], None],
     ) -> None:
         """One question, and with `whole` those that its answer leads to."""
-        (peer,) = [peer for peer in self._since if peer.node == question.route[0]][:1]
+        peer = next((peer for peer in self._since if peer.node == question.route[0]), None)
+        if peer is None:
+            horizon.failed(question, "another node answers at its address now", never=True)
+            return
         async with self._places:
             sent = anyio.current_time()
-            since = round(1000 * (sent - question.since)) if whole else None
+            since = margin(question.since, sent) if self._whole else None
             request = StandingRequest(route=list(question.route[1:]), since=since)
             try:
                 reply = await peer.tell(request)
@@ -145,8 +204,8 @@ class Wait:
         elif reply.error is not None:
             horizon.failed(question, reply.error, never=reply.never)
         else:
-            fresh = horizon.told(question, reply.peers, sent, now, more=reply.more)
-            if whole:
+            fresh = horizon.told(question, reply.peers, sent, now, more=reply.more, root=reply.root)
+            if self._whole:
                 later(fresh)
 
 
@@ -155,16 +214,19 @@ def _hopeless(stats: RoundStats) -> bool:
     return stats.error is None and stats.proven and 0 < stats.missing_here <= stats.over_limit
 
 
-def _report(peer: Peer, stats: RoundStats, *, level: bool) -> WaitReport:
+def _report(peer: Peer, stats: RoundStats, *, level: bool, whole: bool) -> WaitReport:
     known = stats.error is None and stats.proven
+    sent = peer.address.pushes or whole
     why = stats.error if stats.error is not None else "; ".join(stats.reasons)
+    if known and stats.baseline_there and not peer.address.pushes and not why:
+        why = "blobs are only fetched from it, so it has to get them from another node"
     return WaitReport(
         peer=stats.peer,
         level=level,
         direction=peer.direction,
         counts=peer.counts,
         missing_here=stats.missing_here if known and peer.address.pulls else None,
-        missing_there=stats.baseline_there if known and peer.address.pushes else None,
+        missing_there=stats.baseline_there if known and sent else None,
         error=one_line(Exception(why)) if why and not level else None,
     )
 
@@ -180,13 +242,16 @@ def _said(
     if not reports:
         return "no peers are configured; nothing is anywhere else"
     if not counting:
-        return "the only peer that is configured is this node itself; nothing is anywhere else"
+        only = "the only peer" if len(reports) == 1 else f"each of the {len(reports)} peers"
+        return f"{only} that is configured is this node itself; nothing is anywhere else"
     level = sum(report.level for report in counting)
     lines = [f"level with {level} of {len(counting)} peers"]
     if whole and horizon.beyond:
         nodes = "1 node" if horizon.beyond == 1 else f"{horizon.beyond} nodes"
         lines[0] += f" and with {nodes} behind them"
-    lines += [_one_way(r) for r in counting if r.level and r.direction != "both"]
+    lines += [_one_way(r) for r in counting if r.level and r.direction == "push"]
+    if not whole:
+        lines += [_one_way(r) for r in counting if r.level and r.direction == "pull"]
     lines += [f"{r.peer}: {_lacking(r)}" for r in counting if not r.level]
     lines += beyond
     if len(lines) > _MOST_LINES:

@@ -220,6 +220,7 @@ class _BlobstashComparison:
         self.proven = False
         self.root: Digest | None = None
         self.count = meeting.count
+        self.own_count = len(meeting.ours.tree)
         self.restarts = 0
 
     async def __aiter__(self) -> AsyncGenerator[Difference, None]:

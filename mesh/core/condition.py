@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 # What a node leaves free unless the configuration says otherwise: 1 % of the file system, and 1 GiB
@@ -15,19 +16,28 @@ _SLACK_SHARE = 8
 _SLACK_MOST = 64 * 1024**2
 
 
-class Condition(NamedTuple):
-    """`state` is ok, full, read-only or failing; `reason` is for people, "" when all is well."""
+class State(StrEnum):
+    """How the store stands; the values are what `mesh status` shows."""
 
-    state: str
+    OK = "ok"
+    FULL = "full"  # no room: reads and rounds go on
+    READ_ONLY = "read-only"  # the file system takes no writes
+    FAILING = "failing"  # a write failed in another way
+
+
+class Condition(NamedTuple):
+    """`reason` is for people, "" when all is well."""
+
+    state: State
     reason: str = ""
 
     @property
     def good(self) -> bool:
         """Whether blobs are taken, and fetched."""
-        return self.state == "ok"
+        return self.state is State.OK
 
 
-OK = Condition("ok")
+OK = Condition(State.OK)
 
 
 def reserve_of(total: int, wanted: int | None) -> int:
@@ -37,7 +47,7 @@ def reserve_of(total: int, wanted: int | None) -> int:
 
 def judged(free: int, reserve: int, before: Condition) -> Condition:
     """The condition of a disk that can be written, with `free` bytes left."""
-    slack = min(reserve // _SLACK_SHARE, _SLACK_MOST) if before.state == "full" else 0
+    slack = min(reserve // _SLACK_SHARE, _SLACK_MOST) if before.state is State.FULL else 0
     if free >= reserve + slack:
         return OK
-    return Condition("full", f"{free} bytes are free, and {reserve} are kept in reserve")
+    return Condition(State.FULL, f"{free} bytes are free, and {reserve} are kept in reserve")

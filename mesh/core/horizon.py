@@ -6,10 +6,12 @@ these, by a *route* of node ids. The asker chooses every route itself and asks e
 pass. Hence a circle of peers ends by itself, and one question makes one request for each hop.
 
 What a node had when it was level with this one, at a time t, is everything that was here when the
-wait began. If that node says that it has been level with one of its peers since a time that is
-not before t, all of it is there too. Its word is a time span (`Edge.level`), which is taken from
-the time at which the question was *sent*: so no clocks are compared, and no delay makes a peer
-look better than it is. Blobs never go away, so a node that was once level in this sense stays so.
+wait began. If that node says that a round with one of its peers, which began not before t, left
+nothing missing there, all of it is there too. Its word is a time span (`Edge.level`), which is
+taken from the time at which the question was *sent*: so no clocks are compared, and no delay makes
+a peer look better than it is. What the node believed of its peer before t does not count: the peer
+may have lost blobs since, by rot or with its disk. Nor does it count that the node only fetches
+from its peer, and has all of it.
 
 `Horizon` is told the answers and says whom to ask next, what is not level, and what cannot be seen.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -44,7 +47,9 @@ class Edge(msgspec.Struct, frozen=True, array_like=True):
 
     `node` is null for a peer that the node has not met, or that has no identity of this kind.
     `level`: what the node had so many milliseconds ago is there, and the other way round, as far as
-    blobs are moved in that direction; null when that is not known. `error`: why not.
+    blobs are moved in that direction; null when that is not known. To a question with a time
+    (`since`), only what a round has proven counts, and it counts in whatever direction blobs are
+    moved that nothing is missing there. `error`: why it is not known.
     """
 
     node: _Node | None
@@ -52,6 +57,21 @@ class Edge(msgspec.Struct, frozen=True, array_like=True):
     level: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     direction: Annotated[str, Meta(max_length=4)] = "both"
     error: Annotated[str, Meta(max_length=MAX_WORDS)] | None = None
+
+
+# Times are told in whole milliseconds, which must not make anybody look better than it is. A
+# nanosecond is what the arithmetic with seconds may be wrong by.
+_NOISE = 1e-6
+
+
+def age(at: float, now: float) -> int:
+    """The milliseconds from `at` to `now`, rounded up: what was level at `at` was not later."""
+    return max(0, ceil(1000 * (now - at) - _NOISE))
+
+
+def margin(since: float, sent: float) -> int:
+    """The milliseconds from `since` to `sent`, rounded down: an age above that is from before."""
+    return floor(1000 * (sent - since) + _NOISE)
 
 
 class Question(NamedTuple):
@@ -76,6 +96,8 @@ class _Seen:
     answered: bool = False
     error: str | None = None  # why it gave no answer
     never: str | None = None  # why it will never give one, or a whole one
+    far: tuple[Edge, ...] = ()  # its level peers that are too many, or too far away, to be asked
+    root: bytes | None = None  # as it said when it was asked last
 
 
 class Horizon:
@@ -101,9 +123,13 @@ class Horizon:
         return len(self._seen) - self._direct
 
     @property
-    def level(self) -> bool:
-        """Whether every node that can be reached has answered, and all their peers are level."""
-        return not self.problems()
+    def depth(self) -> int:
+        """How many hops away the farthest node is that was reached; 0 for none."""
+        return max((len(seen.route) for seen in self._seen.values()), default=0)
+
+    def alike(self, root: bytes) -> bool:
+        """Whether every node that was reached said of itself that its root is `root`."""
+        return all(seen.root == root for seen in self._seen.values())
 
     @property
     def open(self) -> bool:
@@ -115,24 +141,39 @@ class Horizon:
         return [Question(s.route, s.since) for s in self._seen.values() if not s.settled]
 
     def told(
-        self, question: Question, edges: Sequence[Edge], sent: float, now: float, *, more: bool
+        self,
+        question: Question,
+        edges: Sequence[Edge],
+        sent: float,
+        now: float,
+        *,
+        more: bool,
+        root: bytes | None = None,
     ) -> list[Question]:
         """What the node at the end of a route says of its peers; whom to ask because of it.
 
         `sent`: when the question was sent. `more`: the node has more peers than it told of.
+        `root`: its own root, None when it told none.
         """
         teller = self._seen[question.route[-1]]
-        teller.answered, teller.error = True, None
+        teller.answered, teller.error, teller.root = True, None, root
         behind = []
+        far = []
         fresh = []
         for edge in edges:
-            if edge.node == self._us or edge.node in self._seen:
+            if edge.node == self._us:
                 continue
-            if edge.level is None or sent - edge.level / 1000 < teller.since:
+            if edge.node in self._seen:
+                fresh += self._nearer(self._seen[edge.node], teller)
+            elif edge.level is None or edge.level > margin(teller.since, sent):
                 behind.append(edge)
-            elif edge.node is not None:
-                fresh += self._reached(edge.node, edge.name, teller, now)
-        teller.behind = tuple(behind)
+            elif edge.node is None:
+                continue
+            elif self._room(teller):
+                fresh.append(self._reached(edge.node, edge.name, teller, now))
+            else:
+                far.append(edge)
+        teller.behind, teller.far = tuple(behind), tuple(far)
         if more:
             teller.never = f"{teller.name} has more peers than it tells of"
         teller.settled = not behind
@@ -159,15 +200,34 @@ class Horizon:
                 if edge.node is None or edge.node not in self._seen:
                     why = f" ({edge.error})" if edge.error else ""
                     lines.append(f"{seen.name} says its peer {edge.name} is not level{why}")
+            lines += [
+                f"{edge.name}, a peer of {seen.name}, is too far away to be asked"
+                for edge in seen.far
+                if edge.node not in self._seen
+            ]
         return lines
 
-    def _reached(self, node: bytes, name: str, teller: _Seen, now: float) -> list[Question]:
-        if len(teller.route) > MAX_HOPS or len(self._seen) >= MAX_NODES:
-            teller.never = f"{name}, a peer of {teller.name}, is too far away to be asked"
-            return []
+    def _room(self, teller: _Seen) -> bool:
+        """Whether a peer of `teller` can be asked: it is near enough, and not one too many."""
+        return len(teller.route) <= MAX_HOPS and len(self._seen) < MAX_NODES
+
+    def _reached(self, node: bytes, name: str, teller: _Seen, now: float) -> Question:
         route = (*teller.route, node)
         self._seen[node] = _Seen(name, route, now)
-        return [Question(route, now)]
+        return Question(route, now)
+
+    def _nearer(self, seen: _Seen, teller: _Seen) -> list[Question]:
+        """A node is told of once more. Where that way is shorter, it is taken from now on.
+
+        The node is asked again if it has peers that were too far away by the longer way.
+        """
+        if len(teller.route) + 1 >= len(seen.route):
+            return []
+        seen.route = (*teller.route, seen.route[-1])
+        if not seen.far or not self._room(seen):
+            return []
+        seen.settled = False
+        return [Question(seen.route, seen.since)]
 
     def _through(self, seen: _Seen) -> str:
         """By whom a node was asked that is not a peer of ours."""

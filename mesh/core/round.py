@@ -21,9 +21,13 @@ What is missing here passes through these stages:
 - `undelivered` counts what the peer listed and did not deliver. It is for the whole round: neither
   a new batch nor a restart forgives it. Beyond UNDELIVERED plus what did arrive the round stops.
 - A restart of the comparison finds everything anew. So the counts of what was found, settled and
-  left begin again, on both sides. A batch, a window or an offer that was begun before the restart
-  no longer counts in them. What it moved, and what it failed to deliver, does count.
+  left begin again, on both sides. A batch, a window or an offer of what was found before the
+  restart no longer counts in them. What it moved, and what it failed to deliver, does count. A blob
+  that was pushed meanwhile is remembered: the peer does not want it when it is offered once more.
 - A large blob that waits in line is left until it arrives, also over a restart.
+
+How many are missing is known when everything was compared (`compared`), and it is right for the
+two sets at the end only if nothing else came to them meanwhile: see `explains`.
 
 At the end `reasons` says in words why the two sets are not level.
 """
@@ -60,6 +64,17 @@ class Tally(msgspec.Struct):
     over_limit: int = 0
     refusal: str = ""  # why a blob was not taken, in the words of whoever would not take it
 
+    def stored(self, fresh: int, size: int, rejected: int = 0) -> None:
+        """The peer has stored `fresh` blobs that it had not; `size` bytes went there for it."""
+        self.sent += fresh
+        self.sent_bytes += size
+        self.failed += rejected
+
+    def untaken(self, why: str, *, blobs: int = 1) -> None:
+        """So many blobs were not moved, for a reason that concerns them alone."""
+        self.failed += blobs
+        self.refusal = why
+
     def landed(self, fresh: int, size: int, wrong: Sequence[Digest]) -> None:
         """A group of blobs was judged: `fresh` new ones of `size` bytes; `wrong` were others."""
         self.fetched += fresh
@@ -70,10 +85,10 @@ class Tally(msgspec.Struct):
 class Batch:
     """One batch request, judged by what was asked in it. See the module."""
 
-    def __init__(self, ledger: Ledger, digests: Sequence[Digest]) -> None:
+    def __init__(self, ledger: Ledger, digests: Sequence[Digest], epoch: int) -> None:
         self._ledger = ledger
         self._asked = len(digests)
-        self._epoch = ledger.epoch
+        self._epoch = epoch
         self._open = set(digests)
         self._taken: set[Digest] = set()
         self._absent: list[Digest] = []
@@ -145,6 +160,40 @@ class Window(NamedTuple):
     epoch: int
 
 
+class Pushing:
+    """One push of blobs that the peer wants; what becomes of it is told to the ledger. See Tally.
+
+    `epoch`: after how many restarts of the comparison the blobs were found.
+    """
+
+    def __init__(self, ledger: Ledger, digests: Sequence[Digest], epoch: int) -> None:
+        self._ledger = ledger
+        self._digests = digests
+        self._epoch = epoch
+        self._fresh = 0
+
+    def stored(self, fresh: int, size: int, rejected: int = 0) -> None:
+        """The peer has stored `fresh` blobs that it had not."""
+        self._ledger.tally.stored(fresh, size, rejected)
+        self._fresh += fresh
+        if self._epoch == self._ledger.epoch:
+            self._ledger.delivered(fresh)
+
+    def untaken(self, why: str) -> None:
+        """One blob was not moved, for a reason that concerns it alone."""
+        self._ledger.tally.untaken(why)
+
+    def put_off(self, why: str, seconds: float) -> None:
+        """One blob cannot be sent yet, but in so many seconds."""
+        self._ledger.tally.untaken(why)
+        self._ledger.wishes(seconds)
+
+    def ended(self) -> None:
+        """All was sent that could be."""
+        if self._epoch != self._ledger.epoch and self._fresh == len(self._digests):
+            self._ledger.overtaken(self._digests)
+
+
 class Ledger:
     """See the module. `max_bytes`: the largest blob that is taken.
 
@@ -161,6 +210,8 @@ class Ledger:
         self.not_delivered = 0
         self.epoch = 0
         """How often the comparison was restarted."""
+        self.compared = False
+        """Whether all that differs was found, and proven."""
         self._settled = 0
         self._left = 0
         self._line: set[Digest] = set()
@@ -168,11 +219,13 @@ class Ledger:
         self._put_off = 0
         self._postponed = ""
         self.wish = 0.0
+        """Seconds after which something that was put off can be moved; 0 for nothing."""
         self._elsewhere = 0
         self._closed = ""
         self._offered = 0
         self._wanted = 0
         self._delivered = 0
+        self._overtaken: set[Digest] = set()
 
     # --- comparing -----------------------------------------------------------------------------
 
@@ -193,14 +246,18 @@ class Ledger:
 
     # --- fetching ------------------------------------------------------------------------------
 
-    def window(self, digests: Sequence[Digest], claimed: int) -> Window:
-        """Work on these begins, but for `claimed` of them, which other peers have claimed."""
-        self._elsewhere += claimed
-        return Window(len(digests), self.epoch)
+    def window(self, digests: Sequence[Digest], claimed: int, epoch: int) -> Window:
+        """Work on these begins, but for `claimed` of them, which other peers have claimed.
 
-    def batch(self, digests: Sequence[Digest]) -> Batch:
-        """A request for these begins."""
-        return Batch(self, digests)
+        `epoch`: after how many restarts they were found.
+        """
+        if epoch == self.epoch:
+            self._elsewhere += claimed
+        return Window(len(digests), epoch)
+
+    def batch(self, digests: Sequence[Digest], epoch: int | None = None) -> Batch:
+        """A request for these begins; they were found in `epoch`, None for the present one."""
+        return Batch(self, digests, self.epoch if epoch is None else epoch)
 
     def settled(self, window: Window, absent: Collection[Digest]) -> None:
         """All was done for a window, but for large blobs in line; `absent` are not here."""
@@ -242,7 +299,15 @@ class Ledger:
     def postponed(self, error: MeshError, seconds: float) -> None:
         """The peer has a large blob only later, and does nothing wrong: it verifies it, say."""
         self._postponed = one_line(error)
+        self.wishes(seconds)
+
+    def wishes(self, seconds: float) -> None:
+        """Something can be moved in so many seconds, and not before."""
         self.wish = max(self.wish, seconds)
+
+    def no_room(self, error: MeshError) -> None:
+        """One large blob does not fit here; a smaller one may."""
+        self.tally.refusal = one_line(error)
 
     def large_failed(self, error: MeshError) -> None:
         """The peer cannot deliver one large blob; nothing else is delayed."""
@@ -257,16 +322,26 @@ class Ledger:
 
     # --- pushing -------------------------------------------------------------------------------
 
-    def offered(self, digests: int, wanted: int, epoch: int) -> None:
-        """The peer wants `wanted` of the `digests`, which were found missing there in `epoch`."""
-        if epoch == self.epoch:
-            self._offered += digests
-            self._wanted += wanted
+    def offered(self, digests: Sequence[Digest], wants: Sequence[Digest], epoch: int) -> None:
+        """The peer wants `wants` of the `digests`, which were found missing there in `epoch`."""
+        if epoch != self.epoch:
+            return
+        there = len(self._overtaken.intersection(digests).difference(wants))
+        self.delivered(there)
+        self._offered += len(digests) - there
+        self._wanted += len(wants)
 
-    def delivered(self, count: int, epoch: int) -> None:
-        """The peer has stored `count` blobs that were found missing there in `epoch`."""
-        if epoch == self.epoch:
-            self._delivered += count
+    def push(self, digests: Sequence[Digest], epoch: int) -> Pushing:
+        """A push of these begins; they were found missing there in `epoch`."""
+        return Pushing(self, digests, epoch)
+
+    def delivered(self, count: int) -> None:
+        """The peer has `count` more of the blobs that were found missing there."""
+        self._delivered += count
+
+    def overtaken(self, digests: Sequence[Digest]) -> None:
+        """All of these were pushed while the comparison was restarted, and may be found again."""
+        self._overtaken.update(digests)
 
     # --- what follows --------------------------------------------------------------------------
 
@@ -312,6 +387,25 @@ class Ledger:
     def left_there(self) -> int:
         """How many of the blobs found missing there are missing still, as far as is known."""
         return max(0, self.missing_there - self._delivered)
+
+    def known(self) -> tuple[int | None, int | None]:
+        """How many are missing here and there, in the midst of a round, None when not known.
+
+        While the comparison goes on, there are at least as many as were found and not moved. None
+        found so far says nothing.
+        """
+        here, there = self.left_here, self.left_there
+        return (here, there) if self.compared else (here or None, there or None)
+
+    def explains(self, ours: tuple[int, int], theirs: tuple[int, int]) -> bool:
+        """Whether `left_here` and `left_there` are what the two sets at the end differ by.
+
+        `ours`, `theirs`: how many blobs each side had when it was compared, and has now. When one
+        of them has grown by anything but what the round moved, the numbers are not known.
+        """
+        came = self.missing_here - self.left_here
+        went = self.missing_there - self.left_there
+        return ours[1] - ours[0] == came and theirs[1] - theirs[0] == went
 
     def reasons(self) -> tuple[str, ...]:
         """Why the sides are not level, in words; one sentence for each thing that stood in the way.

@@ -8,8 +8,9 @@ these two follows everything that `mesh status` shows, by three rules.
    that since the last proof. A request that failed, a lost announcement and a restart of the peer
    cast doubt. Only a proof takes doubt away: a greeting that was answered with an equal root, or a
    round that ended well and was proven.
-2. A number that is not known is None. How many blobs are missing is known for the two roots that
-   were compared, so it is forgotten when either of them changes, and when there is doubt.
+2. A number that is not known is None. How many blobs are missing is known for the two roots with
+   which a round ended, if the round accounts for both. It is forgotten when either of them changes,
+   and when there is doubt.
 3. An address that turned out to be this node itself, or another address of a listed peer, is no
    replica. It counts nowhere.
 
@@ -19,7 +20,9 @@ has no entry for a state changes nothing about the state. The events come from f
 - from the greeting that opens a round: EQUAL, DIFFERS, STARTING, SELF, DUPLICATE, CLONE, TWIN;
 - from the end of a round: PROVEN, UNPROVEN, OVER_LIMIT;
 - from anything in a round that went wrong: UNREACHABLE, REFUSED, BROKEN;
-- from outside of rounds: UNANNOUNCED, RESTARTED, HEARD.
+- from outside of rounds: UNANNOUNCED, RESTARTED.
+
+What the peer names as its root outside of rounds (`heard`) is taken in, and changes no state.
 
 The time is an argument: seconds on one monotonic clock.
 """
@@ -68,8 +71,7 @@ class Event(StrEnum):
     REFUSED = auto()  # a round failed: the peer declined
     BROKEN = auto()  # a round failed in another way: the peer misbehaved, or this node's store did
     UNANNOUNCED = auto()  # an announcement of new blobs did not reach the peer
-    RESTARTED = auto()  # it speaks as another run of its process
-    HEARD = auto()  # it named its root, in a message or in the answer to an announcement
+    RESTARTED = auto()  # another run of its process speaks, or another node at its address
 
 
 _MET: Mapping[Event, State] = {
@@ -119,8 +121,10 @@ class Outcome:
     """What a round that ended without an error found. Counts of blobs.
 
     `ours`, `theirs`: the roots at its end, as the round knows them, None when not known.
-    `left_here`, `left_there`: what was found missing and is missing still. `pulled`: whether the
-    round fetched what it found. `over_limit`: how many of `left_here` are too large for this node.
+    `left_here`, `left_there`: what was found missing and is missing still. `known`: whether these
+    two are what `ours` and `theirs` differ by; blobs may have come to either side that the round
+    did not see. `pulled`: whether the round fetched what it found. `over_limit`: how many of
+    `left_here` are too large for this node.
     `reasons`: why something is left, one line each.
     """
 
@@ -129,6 +133,7 @@ class Outcome:
     theirs: Digest | None
     left_here: int = 0
     left_there: int = 0
+    known: bool = True
     pulled: bool = True
     over_limit: int = 0
     reasons: tuple[str, ...] = ()
@@ -147,11 +152,13 @@ class Standing:
         self.error: str | None = None
         self.root: Digest | None = None
         self.over_limit = 0
-        # When a round was last proven; when one was last proven that fetched what it found; and
-        # the beginning of the last one that left nothing to move.
+        # When a round was last proven; when one was last proven that fetched what it found; the
+        # beginning of the last one that left nothing to move; and of the last such one after which
+        # the peer lacked nothing either, whatever the direction in which blobs are moved.
         self.succeeded: float | None = None
         self.pulled: float | None = None
         self.levelled: float | None = None
+        self.shared: float | None = None
         self._began = float("-inf")
         self._doubted = True
         self._heard = False  # whether the peer named a root by itself since the last greeting
@@ -188,6 +195,16 @@ class Standing:
             return now
         return self.levelled if self.counts and not self._doubted else None
 
+    @property
+    def shared_since(self) -> float | None:
+        """The beginning of the last round that proved the peer to lack nothing of what was here.
+
+        None when that is not known. In the directions in which blobs are moved, nothing of the
+        peer's was missing here either. Unlike `level_since`, this never relies on what the peer
+        said before that round: it may have lost everything since.
+        """
+        return self.shared if self.counts and not self._doubted else None
+
     def outdated(self, asked: float) -> bool:
         """Whether a round that was due at `asked` has been put off since, as one failed."""
         return self._failed_at >= asked
@@ -205,7 +222,7 @@ class Standing:
         self.root, self._heard = root, False
         if event is Event.EQUAL:
             self._proven(now, Outcome(proven=True, ours=root, theirs=root))
-            self.levelled = self._began
+            self.levelled = self.shared = self._began
             self.pulled = now if self._pulls else self.pulled
         elif event is not Event.DIFFERS:
             # Nothing was compared. It answered all the same, so earlier failures are over.
@@ -229,6 +246,8 @@ class Standing:
             left_there = self._pushes and outcome.left_there
             if not left_here and not left_there:
                 self.levelled = self._began
+                if not outcome.left_there:
+                    self.shared = self._began
             if self._pulls and outcome.pulled:
                 self.pulled = now
         self.error = "; ".join(outcome.reasons) or None
@@ -277,7 +296,6 @@ class Standing:
 
     def heard(self, root: Digest) -> None:
         """The peer named its root, outside of a greeting of ours."""
-        self._becomes(Event.HEARD)
         self.root, self._heard = root, True
 
     def noted(self, reason: str) -> None:
@@ -295,7 +313,10 @@ class Standing:
 
     def _proven(self, now: float, outcome: Outcome) -> None:
         self._doubted = False
-        self._left = outcome.left_here, outcome.left_there
+        level = outcome.left_here == outcome.left_there == 0
+        # Two sets that differ cannot both lack nothing: somebody's numbers are wrong.
+        known = outcome.known and level == (outcome.ours == outcome.theirs)
+        self._left = (outcome.left_here, outcome.left_there) if known else None
         self._left_of = outcome.ours, outcome.theirs
         self.succeeded = now
         self.failures, self.error = 0, None

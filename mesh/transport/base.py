@@ -58,6 +58,10 @@ class Comparison(Protocol):
         """How many digests that set has."""
 
     @property
+    def own_count(self) -> int:
+        """How many digests our set had when it was compared with that one."""
+
+    @property
     def restarts(self) -> int:
         """How often the peer's set changed so that the comparison began anew."""
 

@@ -13,10 +13,10 @@ import msgspec
 
 from mesh.core.digest import Digest, split_digests
 from mesh.core.load import Load
-from mesh.core.reconcile import FULL_HASH, SHORT_HASH, Answer, Descent, Difference
+from mesh.core.reconcile import FULL_HASH, SHORT_HASH, Answer, Ask, Descent, Difference
 from mesh.core.shortcut import Found, Moment, MoreCells, Question, Shortcut
 from mesh.core.tree import Tree
-from mesh.errors import InputError, Misbehaved, Refused, one_line
+from mesh.errors import InputError, Misbehaved, Refused, TooMuch, one_line
 from mesh.offload import Inline
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed, Sketches, Wire
 from mesh.transport.pace import CALL, GREETING, Paced, Pulse, begun, within
@@ -256,6 +256,7 @@ class _NativeComparison:
         self._cells = meeting.cells if isinstance(meeting, NativeMeeting) else None
         self.root = meeting.root
         self.count = meeting.count
+        self.own_count = 0
         self.proven = False
         self.restarts = 0
 
@@ -267,7 +268,9 @@ class _NativeComparison:
             return
         width = SHORT_HASH
         while self.root is not None and self.restarts <= _RESTARTS:
-            descent = Descent(self._ours(), self.root, self.count, width)
+            ours = self._ours()
+            self.own_count = len(ours)
+            descent = Descent(ours, self.root, self.count, width)
             yield descent.rest()
             while not descent.done:
                 answers = await self._answers(descent, width)
@@ -292,6 +295,7 @@ class _NativeComparison:
             return None
         work = self._sketches.work if len(cells) > _CELLS_AT_ONCE else _INLINE
         key = moment.sketch.key.id
+        self.own_count = len(moment.tree)
         shortcut = await work(Shortcut, moment, self.root, self.count, cells)
         while shortcut.question is not None:
             try:
@@ -312,12 +316,24 @@ class _NativeComparison:
             top, self._top = self._top, None
             if len(asks) == 1 and asks[0].prefix == "" and asks[0].after is None:
                 return [top]
-        reply = await self._peer.tree(TreeRequest(root=descent.root, asks=asks, width=width))
+        reply = await self._asked(descent.root, asks, width)
         if reply.answers and reply.root != descent.root:
             raise Misbehaved("the peer answered from another set than it was asked for")
         if not reply.answers:
             self.root, self.count = Digest(reply.root), reply.count
         return reply.answers
+
+    async def _asked(self, root: Digest, asks: list[Ask], width: int) -> TreeReply:
+        """The answers to as many of the first `asks` as a proxy lets through; at least to one."""
+        load = self._peer.load
+        while True:
+            part = asks[: load.most_items(anyio.current_time())]
+            try:
+                return await self._peer.tree(TreeRequest(root=root, asks=part, width=width))
+            except TooMuch:
+                if len(part) == 1:
+                    raise
+                load.refused_items(len(part), anyio.current_time())
 
 
 def _offering(moment: Moment) -> Offering:

@@ -200,7 +200,8 @@ class StandingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `route`: the nodes that the question is passed on to, one by the other; the last one answers.
     Each of them has to be a peer of the one before it. `since`: milliseconds; the answerer begins
-    rounds with the peers that it has not been level with for so long. None: it does not.
+    rounds with the peers that it has not been level with for so long, and tells of each only what
+    a round has proven. None: it begins none, and tells what it knows.
     """
 
     route: Annotated[list[NodeId], Meta(max_length=MAX_HOPS)]
@@ -211,12 +212,14 @@ class StandingRequest(msgspec.Struct, frozen=True, kw_only=True):
 class StandingReply(msgspec.Struct, frozen=True, kw_only=True):
     """The peers of the answerer that count; `more` when there are more than MAX_PEERS of them.
 
+    `root`: the root of the answerer, None while it has no tree.
     `error`: the question could not be passed on, and why. `never`: nor will it be, because the
     node that it was passed on to does not know the question.
     """
 
     peers: Annotated[list[Edge], Meta(max_length=MAX_PEERS)]
     more: bool = False
+    root: RawDigest | None = None
     error: Annotated[str, Meta(max_length=MAX_WORDS)] | None = None
     never: bool = False
 

@@ -256,3 +256,20 @@ async def test_a_blob_that_is_being_verified_comes_later_and_nobody_is_blamed(
         verified()
         await until(lambda: a.has(NAME), 60.0)
         assert a.traffic("b").down < len(BLOB) + 100_000
+
+
+@trio_test
+async def test_a_push_that_waits_for_a_verification_comes_soon_after_it(
+    autojump_clock: MockClock,
+) -> None:
+    """The next round by the interval would be an hour later."""
+    async with a_world() as world:
+        store = await filled(BLOB)
+        verified = store.unverify(NAME)
+        b = await world.start("b", interval=HOUR)
+        a = await world.start("a", ["b"], store=store, interval=HOUR)
+        await trio.sleep(60.0)
+        assert "being verified" in (a.peer("b").last_error or "")
+        verified()
+        await until(lambda: b.has(NAME), 30.0)
+        await until(lambda: a.peer("b").last_error is None, 30.0)

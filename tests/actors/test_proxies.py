@@ -90,3 +90,17 @@ async def test_offers_of_many_blobs_fit_through_it_too(autojump_clock: MockClock
         stats = await a.node.peers[0].sync()
         assert stats.level, stats
         assert b.count == 600
+
+
+@trio_test
+async def test_questions_about_many_buckets_fit_through_it_too(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        b = await world.start("b", store=await filled(*blobs(0, 3000)), sketch_cells=0)
+        wires = {"b": lambda wire: Narrow(wire, 1024)}
+        store = await filled(*blobs(1000, 3500))
+        a = await world.start("a", ["b"], wires=wires, store=store, sketch_cells=0)
+        stats = await a.node.peers[0].sync()
+        assert a.wire("b").refused
+        assert stats.proven, stats
+        assert stats.missing_here == stats.missing_there == 0
+        assert a.root == b.root

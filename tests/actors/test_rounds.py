@@ -17,12 +17,13 @@ from trio.testing import MockClock
 from mesh.core.claims import PENALTY
 from mesh.core.digest import Digest, digest_of, split_digests
 from mesh.core.limits import LARGE_BLOB
-from mesh.core.reconcile import Answer, Ask, Forked, Listed
+from mesh.core.reconcile import Answer, Ask, Difference, Forked, Listed
 from mesh.core.tree import LEAF_MAX, Tree
 from mesh.errors import Full, Refused
 from mesh.status import RoundStats
 from mesh.store.base import Item, Room
 from mesh.store.memory import MemoryStore
+from mesh.transport.base import Meeting
 from mesh.wire.frames import FrameReader, Kind, end, frame
 from mesh.wire.messages import (
     PROTOCOL,
@@ -884,3 +885,74 @@ async def test_a_peer_that_contradicts_itself_is_named_and_the_others_are_not_af
         await until(lambda: a.peer("liar").state == "failing", 6.0)
         assert "contradicts itself" in (a.peer("liar").last_error or "")
         assert a.peer("b").in_sync
+
+
+# --- restarts of the comparison ------------------------------------------------------------------
+
+
+class Moving:
+    """A peer whose set moves away under a comparison, after `first` of what is missing was found.
+
+    The comparison begins anew when `seen` is set, and then finds everything.
+    """
+
+    own_count = 0
+    proven = False
+    restarts = 0
+
+    def __init__(self, inner: Any, missing: list[Digest], first: int, seen: trio.Event) -> None:
+        self._inner = inner
+        self._missing = missing
+        self._first = first
+        self._seen = seen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def compare(self, ours: Callable[[], Tree], meeting: Meeting) -> Moving:
+        self.root, self.count = meeting.root, meeting.count
+        self.own_count = len(ours())
+        return self
+
+    async def __aiter__(self) -> AsyncGenerator[Difference, None]:
+        yield Difference(self._missing[: self._first])
+        await self._seen.wait()
+        self.restarts = 1
+        yield Difference(self._missing)
+        self.proven = True
+
+
+@pytest.mark.parametrize("first", [100, 5000])
+@trio_test
+async def test_what_was_found_before_a_restart_of_the_comparison_counts_once(
+    autojump_clock: MockClock, first: int
+) -> None:
+    """100 wait to be asked for with others; of 5,000 some windows begin after the restart."""
+    go_on, seen = trio.Event(), trio.Event()
+
+    async def hold(path: str) -> None:
+        if path == "batch":
+            await go_on.wait()
+
+    data = blobs(0, 6000, 100)
+    missing = sorted(digests(data))
+    async with a_world() as world:
+        await world.start("b", store=await filled(*data))
+        a = await world.start(
+            "a",
+            ["b"],
+            interval=HOUR,
+            max_replica_bytes=50,
+            max_blob_bytes=50,
+            wires={"b": lambda wire: Watching(wire, hold)},
+            replicas={"b": lambda peer: Moving(peer, missing, first, seen)},
+        )
+        await until(lambda: a.peer("b").state == "syncing", 10.0)
+        await trio.testing.wait_all_tasks_blocked()
+        seen.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert a.peer("b").missing_here == 6000
+        go_on.set()
+        await until(lambda: a.peer("b").state == "over limit", 10.0)
+        status = a.peer("b")
+        assert (status.missing_here, status.over_limit) == (6000, 6000)

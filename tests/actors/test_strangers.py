@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -18,7 +18,8 @@ from mesh.core.holder import Configured, bringer
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.reconcile import Ask
 from mesh.core.schedule import CONTACT_SPACING
-from mesh.errors import InputError, Refused, Unreachable
+from mesh.errors import InputError, Refused, StoreError, Unreachable
+from mesh.store.base import Item
 from mesh.store.memory import MemoryStore
 from mesh.wire.frames import Kind, end, frame
 from mesh.wire.messages import (
@@ -410,3 +411,21 @@ async def test_invented_names_are_escaped_and_bounded(autojump_clock: MockClock)
         assert "[2J" in a.node.status().inbound[0].name
         await greet(a, a_hello(b"y" * 16))
         assert a.node.status().inbound[0].name == (b"y" * 16).hex()[:8]
+
+
+class NotTaking(MemoryStore):
+    """Takes no blob, and says so."""
+
+    async def commit(self, items: Sequence[Item]) -> list[bool]:
+        raise StoreError("no blob is taken")
+
+
+async def test_whoever_pushes_nonsense_is_told_so_also_by_a_store_that_fails(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a = await world.start("a", store=NotTaking())
+        with pytest.raises(InputError, match="BLOB frames and an end mark"):
+            await push(a, f"push/{bytes(16).hex()}", framed(BLOB), frame(Kind.ABSENT, NAME))
+        with pytest.raises(StoreError):
+            await push(a, f"push/{bytes(16).hex()}", framed(BLOB) + end(1))

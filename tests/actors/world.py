@@ -262,6 +262,10 @@ class World:
         self.members.append(member)
         return member
 
+    def named(self, name: str) -> Member:
+        """The node of that name."""
+        return next(member for member in self.members if member.name == name)
+
     async def start(self, name: str, peers: Iterable[str] = (), **options: Any) -> Member:
         """A node that runs; see `add`."""
         member = self.add(name, peers, **options)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.digest import Digest, digest_of
-from mesh.core.round import LINE, UNDELIVERED, Batch, Ledger
+from mesh.core.round import LINE, UNDELIVERED, Batch, Ledger, Pushing
 from mesh.errors import Misbehaved, Unreachable
 
 LIMIT = 1000
@@ -115,19 +115,21 @@ def test_what_is_left_counts_what_was_found_since_the_last_restart(
 ) -> None:
     """Windows of an earlier comparison settle late, and are neither subtracted nor added."""
     ledger = Ledger(LIMIT)
-    ours = []
+    ours: list[tuple[int, int, int]] = []
     found = settled = absent = epoch = 0
-    for what, count in events:
+    for at, (what, count) in enumerate(events):
         if what == "restart":
             ledger.restarted()
             found = settled = absent = 0
             epoch += 1
         elif what == "find":
             ledger.found(count, 0, 0)
-            ours.append((ledger.window(names(count), 0), count, epoch))
+            ours.append((count, epoch, at))
             found += count
         elif ours:
-            window, size, of = ours.pop(0)
+            # Work on it begins at any time, also after a restart.
+            size, of, number = ours.pop(0)
+            window = ledger.window(names(size, 100 * number), 0, of)
             missing = min(size, count)
             ledger.settled(window, names(missing))
             if of == epoch:
@@ -147,9 +149,9 @@ def test_what_is_left_there_counts_what_was_delivered_since_the_last_restart(
 ) -> None:
     """Blobs pushed for an earlier comparison do not stand for others that are missing still."""
     ledger = Ledger(LIMIT)
-    pushes: list[tuple[int, int]] = []
+    pushes: list[tuple[Pushing, int, int]] = []
     found = delivered = epoch = 0
-    for what, count in events:
+    for at, (what, count) in enumerate(events):
         if what == "restart":
             ledger.restarted()
             found = delivered = 0
@@ -158,12 +160,13 @@ def test_what_is_left_there_counts_what_was_delivered_since_the_last_restart(
             ledger.found(0, count, 0)
             found += count
         elif what == "offer":
-            ledger.offered(count, count, epoch)
-            pushes.append((count, epoch))
+            digests = names(count, 100 * at)
+            ledger.offered(digests, digests, epoch)
+            pushes.append((ledger.push(digests, epoch), count, epoch))
         elif pushes:
-            sent, of = pushes.pop(0)
-            ledger.tally.sent += sent
-            ledger.delivered(sent, of)
+            push, sent, of = pushes.pop(0)
+            push.stored(sent, sent)
+            push.ended()
             delivered += sent if of == epoch else 0
         assert ledger.left_there == max(0, found - delivered)
 
@@ -192,13 +195,13 @@ def test_a_large_blob_is_left_until_it_comes_also_over_a_restart(restarts: int) 
     ledger = Ledger(LIMIT)
     (digest,) = names(1)
     ledger.found(1, 0, 0)
-    first = ledger.window([digest], 0)
+    first = ledger.window([digest], 0, 0)
     answer(ledger.batch([digest]), digest, "large")
     for _ in range(restarts):
         ledger.restarted()
         ledger.found(1, 0, 0)
         ledger.settled(first, [digest])
-        first = ledger.window([digest], 0)
+        first = ledger.window([digest], 0, ledger.epoch)
     ledger.settled(first, [digest])
     assert ledger.left_here == 1
     ledger.large_here(digest, 5, fresh=True)
@@ -226,8 +229,8 @@ def test_misbehaviour_is_kept_before_another_error() -> None:
 def test_a_round_that_moved_everything_has_no_reason() -> None:
     ledger = Ledger(LIMIT)
     ledger.found(1, 1, 0)
-    ledger.settled(ledger.window(names(1), 0), [])
-    ledger.offered(1, 1, 0)
+    ledger.settled(ledger.window(names(1), 0, 0), [])
+    ledger.offered(names(1), names(1), 0)
     assert ledger.reasons() == ()
 
 
@@ -235,13 +238,97 @@ def test_each_obstacle_is_a_reason() -> None:
     ledger = Ledger(LIMIT)
     ledger.found(5, 2, 0)
     ledger.closed("nothing is fetched, the store is full: no room")
-    ledger.settled(ledger.window(names(5), 3), names(5))
+    ledger.settled(ledger.window(names(5), 3, 0), names(5))
     answer(ledger.batch(names(1)), names(1)[0], "over")
     answer(ledger.batch(names(1)), names(1)[0], "absent")
-    ledger.offered(2, 0, 0)
-    ledger.tally.refusal = "blob ab is too large"
+    ledger.offered(names(2), [], 0)
+    ledger.push(names(1), 0).untaken("blob ab is too large")
     said = "\n".join(ledger.reasons())
     for part in ("store is full", "max_replica_bytes", "3 blobs are left to another", "1 blobs"):
         assert part in said
     assert "did not take 2 of the 2" in said
     assert "blob ab is too large" in said
+
+
+# --- what is known -----------------------------------------------------------------------------
+
+
+def test_in_the_midst_of_a_round_nothing_found_is_not_nothing_missing() -> None:
+    ledger = Ledger(LIMIT)
+    assert ledger.known() == (None, None)
+    ledger.found(2, 0, 0)
+    assert ledger.known() == (2, None)
+    ledger.settled(ledger.window(names(2), 0, 0), [])
+    assert ledger.known() == (None, None), "there may be more"
+    ledger.compared = True
+    assert ledger.known() == (0, 0)
+
+
+def test_a_window_that_was_found_before_a_restart_counts_nowhere_whenever_it_begins() -> None:
+    ledger = Ledger(LIMIT)
+    ledger.found(3, 0, 0)
+    ledger.restarted()
+    ledger.found(5, 0, 0)
+    late = ledger.window(names(3), 2, 0)
+    ledger.settled(late, [])
+    assert ledger.left_here == 5
+    assert not ledger.elsewhere
+
+
+@given(
+    found=st.sets(st.integers(0, 9)),
+    surplus=st.sets(st.integers(10, 19)),
+    fetched=st.sets(st.integers(0, 9)),
+    pushed=st.sets(st.integers(10, 19)),
+    came_here=st.sets(st.integers(0, 29)),
+    came_there=st.sets(st.integers(0, 29)),
+)
+def test_numbers_that_are_said_to_be_right_are_right(
+    found: set[int],
+    surplus: set[int],
+    fetched: set[int],
+    pushed: set[int],
+    came_here: set[int],
+    came_there: set[int],
+) -> None:
+    """Whatever comes to either side meanwhile, from wherever: against the sets themselves."""
+    ours, theirs = surplus | {100}, found | {100}
+    ledger = Ledger(LIMIT)
+    ledger.found(len(found), len(surplus), 0)
+    fetched &= found
+    pushed &= surplus
+    here, there = ours | fetched | came_here, theirs | pushed | came_there
+    absent = [digest_of(b"%d" % number) for number in found - here]
+    ledger.settled(ledger.window(names(len(found)), 0, 0), absent)
+    ledger.push(names(len(pushed)), 0).stored(len(pushed), 0)
+    if ledger.explains((len(ours), len(here)), (len(theirs), len(there))):
+        assert (ledger.left_here, ledger.left_there) == (len(there - here), len(here - there))
+    if not came_here and not came_there:
+        assert ledger.explains((len(ours), len(here)), (len(theirs), len(there)))
+
+
+def test_what_was_pushed_while_the_comparison_was_restarted_is_not_taken_for_refused() -> None:
+    ledger = Ledger(LIMIT)
+    digests = names(3)
+    ledger.found(0, 3, 0)
+    ledger.offered(digests, digests, 0)
+    push = ledger.push(digests, 0)
+    ledger.restarted()
+    ledger.found(0, 4, 0)  # its set as it was before the push
+    push.stored(3, 3)
+    push.ended()
+    assert ledger.left_there == 4
+    ledger.offered([*digests, *names(1, 9)], names(1, 9), 1)
+    assert ledger.left_there == 1
+    assert ledger.reasons() == ()
+    ledger.push(names(1, 9), 1).stored(1, 1)
+    assert ledger.left_there == 0
+
+
+def test_a_push_that_is_put_off_asks_for_another_round() -> None:
+    ledger = Ledger(LIMIT)
+    push = ledger.push(names(1), 0)
+    push.put_off("it is being verified", 10.0)
+    assert ledger.wish == 10.0
+    assert ledger.tally.failed == 1
+    assert ledger.reasons() == ("it is being verified",)

@@ -194,7 +194,7 @@ TestAnyOrder.settings = quick
 def test_the_table_has_every_state_and_every_event() -> None:
     assert set(LEADS) == set(State)
     told = {event for row in LEADS.values() for event in row}
-    assert told == set(Event) - {Event.HEARD}, "what a peer says by itself changes no state"
+    assert told == set(Event)
 
 
 @pytest.mark.parametrize("state", State)
@@ -266,6 +266,34 @@ def test_level_is_what_the_direction_moves(
     standing = after(begins, differs, outcome, pulls=pulls, pushes=pushes)
     since = standing.level_since(OURS, 9.0)
     assert since == (0.0 if level else None), "as of the beginning of the round"
+
+
+def test_a_peer_that_is_only_fetched_from_shares_what_it_was_proven_not_to_lack() -> None:
+    level = after(begins, differs, ended(left_there=1), pushes=False)
+    assert (level.level_since(OURS, 9.0), level.shared_since) == (0.0, None)
+    equal(level)
+    assert level.shared_since == 0.0
+    level.restarted()
+    assert level.shared_since is None
+
+
+def test_what_a_peer_said_before_is_no_proof_that_it_lacks_nothing_now() -> None:
+    standing = after(begins, equal)
+    standing.heard(OURS)
+    assert standing.level_since(OURS, 9.0) == 9.0
+    assert standing.shared_since == 0.0
+
+
+@pytest.mark.parametrize("theirs", [OURS, THEIRS])
+@pytest.mark.parametrize(("left", "known"), [(0, True), (1, True), (0, False), (1, False)])
+def test_numbers_that_contradict_the_roots_are_not_shown(
+    theirs: Digest, left: int, known: bool
+) -> None:
+    standing = after(begins, differs, ended(theirs=theirs, left_here=left, known=known))
+    if theirs == OURS:
+        assert standing.missing(OURS) == (0, 0)
+    else:
+        assert standing.missing(OURS) == ((1, 0) if left and known else (None, None))
 
 
 def test_a_peer_that_is_only_sent_to_is_never_pulled_from() -> None:

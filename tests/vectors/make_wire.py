@@ -82,6 +82,7 @@ MESSAGES: list[tuple[str, str, Any]] = [
                 [None, "gone:7280", None, "pull", "cannot reach gone:7280"],
             ],
             "more": False,
+            "root": NAMES[2],
             "error": None,
             "never": False,
         },
@@ -89,7 +90,7 @@ MESSAGES: list[tuple[str, str, Any]] = [
     (
         "StandingReply",
         "not passed on",
-        {"peers": [], "more": False, "error": "no such request", "never": True},
+        {"peers": [], "more": False, "root": None, "error": "no such request", "never": True},
     ),
     ("PushReply", "counts", {"hello": HELLO, "stored": 127, "known": 128, "rejected": 2**16}),
 ]

@@ -91,6 +91,7 @@ EXAMPLES: list[msgspec.Struct] = [
     StandingReply(
         peers=[Edge(bytes(16), "alpha", 7, "push", "it is full")],
         more=True,
+        root=DIGEST,
         error="cannot reach it",
         never=True,
     ),
@@ -371,7 +372,7 @@ def may_be_null(message: msgspec.Struct, field: str) -> bool:
     nullable = {
         Hello: ("root", "name"),
         StandingRequest: ("since",),
-        StandingReply: ("error",),
+        StandingReply: ("root", "error"),
         Greeting: ("root", "name", "sketch"),
         RootReply: ("pulled", "top", "cells"),
         CellsReply: ("cells",),
