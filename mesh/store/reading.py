@@ -171,6 +171,19 @@ class Records:
         fits = record is not None and record[:2] == (kind, row.digest) and record.size == row.size
         return fits, data[RECORD_HEADER:]
 
+    def tells(self, row: Row) -> bool:
+        """Whether a scan of the log would find this record. Raises OSError.
+
+        Where the salt is lost, the header proves nothing: only the bytes of a small blob do.
+        """
+        segment = self._open(row.segment)
+        if row.offset + RECORD_HEADER + (0 if row.large else row.size) > segment.size:
+            return False
+        if self._salt is not None:
+            return self.check(row, body=False)[0]
+        fits, data = self.check(row)
+        return fits and not row.large and digest_of(data) == row.digest
+
     def damage(self, row: Row, *, body: bool = True) -> Damage | None:
         """What is wrong with a row's record; with a small blob's `body` also with its bytes."""
         where = f"{segment_name(row.segment)} at {row.offset}"

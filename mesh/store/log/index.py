@@ -156,6 +156,15 @@ class Index:
         finally:
             other.close()
 
+    def settle(self) -> None:
+        """Move everything from SQLite's log into the file itself, durably; sqlite3.Error if not.
+
+        Closing does so as well, but says nothing when the disk has no room for it.
+        """
+        (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("somebody else has it open")
+
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
@@ -254,11 +263,6 @@ class Index:
             "WHERE (segment, offset) >= (?, ?) ORDER BY segment, offset LIMIT ?"
         )
         return list(map(_row, self._db.execute(query, (segment, offset, limit))))
-
-    def in_segment(self, segment: int) -> Iterator[Row]:
-        """All rows of one segment, as they stand there."""
-        query = "SELECT digest, segment, offset, size FROM blobs WHERE segment = ? ORDER BY offset"
-        return map(_row, self._db.execute(query, (segment,)))
 
     def digests(self) -> Iterator[bytes]:
         """All digests, ascending, joined in chunks; IndexDamaged unless all rows are as written."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from mesh.core.digest import digest_of
+from mesh.core.digest import Digest, digest_of
 from mesh.store.base import Wanted
 from mesh.store.faults import means_damage
 from mesh.store.files import Files
@@ -23,6 +23,7 @@ from mesh.store.log.segments import (
     Bad,
     Record,
     read_salt,
+    record_at,
     scan,
     segment_name,
     segment_number,
@@ -41,6 +42,15 @@ class Found(NamedTuple):
     cut: int
     damaged: int
     last: int  # the highest segment number there is
+
+    def and_then(self, later: Found) -> Found:
+        """This, and what was done after it."""
+        return Found(
+            self.adopted + later.adopted,
+            self.cut + later.cut,
+            self.damaged + later.damaged,
+            later.last,
+        )
 
 
 def segments(files: Files) -> dict[int, int]:
@@ -72,25 +82,24 @@ def unfit(files: Files, index: Index) -> str:
     return NEWER if size < mark.offset else ""
 
 
-def cut_off(files: Files, index: Index) -> list[Wanted]:
-    """What an index of this log knows, and what its last segment has lost with its end.
+def is_of_this_log(files: Files, index: Index) -> bool:
+    """Whether an index that is newer than the log was made from it, before it lost its end.
 
-    All of it was acknowledged, so that it is wanted once the log has lost it.
+    The salt of the mark's segment tells. When that segment is gone, the newest record that is left
+    tells, if it is where the index says. When no segment is left at all, nothing contradicts.
     """
     mark = index.state().mark
-    size = segments(files).get(mark.segment, 0)
-    if not mark.segment or not SEGMENT_HEADER <= size < mark.offset:
-        return []
-    if read_salt(files.open(segment_name(mark.segment))) != mark.salt:
-        return []
-    where = f"{segment_name(mark.segment)} ends at {size}, and has ended at {mark.offset}"
-    rows = [row for row in index.in_segment(mark.segment) if _end(row) > size]
-    return [Wanted(row.digest, where, 0.0) for row in rows]
-
-
-def _end(row: Row) -> int:
-    """Where the record of a row ends."""
-    return row.offset + RECORD_HEADER + (0 if row.large else row.size)
+    left = segments(files)
+    if mark.segment in left:
+        salt = read_salt(files.open(segment_name(mark.segment)))
+        if salt is not None:
+            return salt == mark.salt
+    for number in sorted(left, reverse=True):
+        for row in index.placed(number, 0, 1):
+            if row.segment == number:
+                record = record_at(files.open(segment_name(number)), None, row.offset)
+                return record is not None and (record.digest, record.size) == (row.digest, row.size)
+    return not left
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -200,7 +209,7 @@ class _Tail:
 
     def _pieces(self, end: int) -> Iterator[Record | Bad]:
         """The pieces of the segment, without the end of it if that may be cut off."""
-        for piece in scan(self._segment, self._at):
+        for piece in scan(self._segment, self._at, self._stands):
             # A segment whose salt is lost is never cut: more of it may be good than can be told.
             if isinstance(piece, Bad) and piece.end == end and self._newest and self._salt:
                 whole = max(piece.whole, min(self._kept, end))
@@ -261,6 +270,17 @@ class _Tail:
         ]
         self._index.change(fresh, (), wanted, self._mark)
         self.adopted += len(fresh)
+
+    def _stands(self, digest: Digest) -> bool:
+        """Whether there is a file of a large blob, in whatever state."""
+        try:
+            self._files.open(large_name(digest))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if not means_damage(error):
+                raise
+        return True
 
     def _is_whole(self, row: Row) -> bool:
         """Whether the file of a large blob is there in its full size."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 import errno
 import sqlite3
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from mesh.core.digest import DIGEST_SIZE, Digest
-from mesh.store.base import Wanted
+from mesh.store.care.salvage import NOTHING, salvage
 from mesh.store.faults import IndexDamaged, translated
 from mesh.store.files import Files
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index
-from mesh.store.log.recovery import NOWHERE, Found, recover, unfit
-
-_UNREADABLE = "the log does not tell any more where it stands"
+from mesh.store.log.recovery import NEWER, NOWHERE, Found, is_of_this_log, recover, unfit
 
 
 def remove_index(path: Path) -> None:
@@ -41,72 +38,65 @@ def check_index_files(path: Path) -> None:
 def rebuild(files: Files, path: Path, progress: Callable[[int, int], None]) -> str:
     """Rebuild the index of a store that nobody has open; in a line, what was found.
 
-    The new index takes the place of the old one when it is whole: what a good old one knows, and
-    the log does not tell any more, is wanted. `progress` is told how many bytes of the log were
-    read, and of how many. When it is broken off, the old index is still there.
+    The new index takes the place of the old one when it is whole. Before that, what only the old
+    one knows is written to the log: see `salvage`. `progress` is told how many bytes of the log
+    were read, and of how many. When it is broken off, the old index is still there.
     """
     with translated("cannot rebuild the index", path):
         check_index_files(path)
         for directory in DIRECTORIES:
             files.make_directory(directory)
+        fresh = path.with_suffix(".new")
+        check_index_files(fresh)
+        remove_index(fresh)
         with ExitStack() as stack:
-            fresh = path.with_suffix(".new")
-            check_index_files(fresh)
-            remove_index(fresh)
-            old = _good(files, path)
-            mark = NOWHERE
+            old, good = _opened(files, path)
             if old is not None:
                 stack.callback(old.close)
-                mark = old.state().mark
             index = Index(str(fresh), write=True)
             stack.callback(index.close)
+            mark = old.state().mark if old is not None and good else NOWHERE
             found = recover(files, index, progress, mark)
-            if old is not None:
-                _want_what_is_gone(old, index)
+            if old is not None and salvage(files, old, trusted=good, beside=index) != NOTHING:
+                found = found.and_then(recover(files, index))
             blobs, (wanted, _) = index.state().blobs, index.wanted(0)
+            index.settle()
         _replace(fresh, path)
     return note("index rebuilt; ", found, 0, blobs) + (f", {wanted} wanted" if wanted else "")
 
 
-def _good(files: Files, path: Path) -> Index | None:
-    """The index that is there, unless it is damaged, or not one of this log."""
+def _opened(files: Files, path: Path) -> tuple[Index | None, bool]:
+    """The index that is there, if it can be opened, and whether it is good and of this log."""
     if not path.exists():
-        return None
+        return None, False
+    try:
+        index = Index(str(path), write=False)
+    except (sqlite3.DatabaseError, IndexDamaged):
+        return None, False
     with ExitStack() as stack:
-        try:
-            index = Index(str(path), write=False)
-            stack.callback(index.close)
-            index.check()
-            for _ in index.digests():
-                pass
-            if unfit(files, index):
-                return None
-        except (sqlite3.DatabaseError, IndexDamaged):
-            return None
+        stack.callback(index.close)
+        good = is_good(index)
+        what = unfit(files, index) if good else ""
+        if what and not (what == NEWER and is_of_this_log(files, index)):
+            return None, False
         stack.pop_all()
-        return index
+        return index, good
 
 
-def _want_what_is_gone(old: Index, index: Index) -> None:
-    """Want what was here or wanted by the old index, and is neither by the new one."""
-    for each in old.wanted(-1)[1]:
-        _want(index, [each])
-    for joined in old.digests():
-        parts = range(0, len(joined), DIGEST_SIZE)
-        digests = [Digest(joined[at : at + DIGEST_SIZE]) for at in parts]
-        _want(index, [Wanted(digest, _UNREADABLE, 0.0) for digest in digests])
-
-
-def _want(index: Index, wanted: Sequence[Wanted]) -> None:
-    gone = index.unknown([each.digest for each in wanted])
-    new = [w for w in wanted if w.digest in gone and not index.is_wanted(w.digest)]
-    if new:
-        index.change((), (), new, index.state().mark)
+def is_good(index: Index) -> bool:
+    """Whether an index is what was written; looks at everything in it."""
+    try:
+        index.check()
+        for _ in index.digests():
+            pass
+    except (sqlite3.DatabaseError, IndexDamaged):
+        return False
+    return True
 
 
 def _replace(fresh: Path, path: Path) -> None:
     """Put a closed index in the place of another one, which may be there, in one step."""
-    for suffix in ("-wal", "-shm"):  # of the old one: without them it is older, and still good
+    for suffix in ("-wal", "-shm"):  # of the old one: SQLite would apply them to the new one
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     fresh.replace(path)
 
