@@ -134,15 +134,15 @@ class Hashing:
         self._name = new_hasher()
         self._sums = Sums()
 
-    def step(self, room: int = _STRIDE) -> bool:
+    def step(self, most: int = _STRIDE) -> bool:
         """Read on; whether that was all. Raises Rotten at the end if it is another blob."""
         size = self.file.row.size
-        while room > 0 and self.at < size:
+        while most > 0 and self.at < size:
             data = self.file.raw(self.at, min(_STRIDE, size - self.at))
             self._name.update(data)
             self._sums.update(data)
             self.at += len(data)
-            room -= len(data)
+            most -= len(data)
         if self.at < size:
             return False
         self.file.hashed(Digest(self._name.digest()), self._sums.finish(), keep=self._keep)
@@ -253,7 +253,7 @@ class ReadSide:
             raise StoreError(f"blob {digest.hex()} is large: it is streamed, not read")
         return self._checked(row)
 
-    def batch(self, digests: Sequence[Digest], room: int) -> tuple[list[Entry], list[Damage]]:
+    def batch(self, digests: Sequence[Digest], most: int) -> tuple[list[Entry], list[Damage]]:
         """See BlobStore.batch; and what was damaged."""
         with translated("cannot read a batch"):
             rows = {row.digest: row for row in self._index.find(digests)}
@@ -264,14 +264,14 @@ class ReadSide:
             if row is None or row.size >= LARGE_BLOB:
                 entries.append(Entry(digest, row.size if row else None, None))
                 continue
-            if entries and row.size > room:
+            if entries and row.size > most:
                 break
             try:
                 entries.append(Entry(digest, row.size, self._checked(row)))
             except Rotten as rotten:
                 entries.append(Entry(digest, None, None))
                 damages.append(rotten.damage)
-            room -= row.size
+            most -= row.size
         return entries, damages
 
     def range(self, low: bytes, high: bytes | None, after: bytes, limit: int) -> list[Row]:

@@ -22,7 +22,7 @@ from mesh.store.large.partial import tidy
 from mesh.store.large.staged import StagedFile, publish, stands, sweep, withdraw
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index, Mark, Row
-from mesh.store.log.recovery import NEWER, NOWHERE, is_of_this_log, recover, segments, unfit
+from mesh.store.log.recovery import NOWHERE, is_of_this_log, recover, segments, unfit
 from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
 log = logging.getLogger("mesh")
@@ -123,9 +123,9 @@ class Writer:
     def _load(self) -> str:
         self.index = index_in_memory(self._path)
         files = Lenient(self._files)
-        if what := unfit(files, self.index):
+        if unfit(files, self.index):
             lost: list[Wanted] = []
-            if what == NEWER and is_of_this_log(files, self.index):
+            if is_of_this_log(files, self.index):
                 lost = losses(files, self.index)
             self.index.close()
             self.index = index_in_memory(None)
@@ -155,7 +155,7 @@ class Writer:
             if not what:
                 return "index was missing, rebuilt; " if missing and segments(self._files) else ""
             why = f"index was {what}, rebuilt; "
-            if what == NEWER and is_of_this_log(self._files, self.index):
+            if is_of_this_log(self._files, self.index):
                 self._keep_what_is_known(self.index)
             self._close_index()
             remove_index(self._path)
@@ -174,7 +174,7 @@ class Writer:
         return f"index was damaged ({error}), rebuilt; "
 
     def _keep_what_is_known(self, index: Index) -> None:
-        """An index knows of more than the log holds: all of that was acknowledged."""
+        """An index knows of what the log does not tell: all of that was acknowledged."""
         self._acknowledged = index.state().mark
         salvage(self._files, index, trusted=is_good(index))
 

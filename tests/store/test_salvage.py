@@ -184,6 +184,29 @@ async def test_the_blobs_of_a_newest_segment_that_is_gone_are_wanted(
             await expect(store, set(NAMES[kept:]))
 
 
+@pytest.mark.parametrize("also", ["", "cut", "spoiled"])
+async def test_blobs_of_segments_that_were_exchanged_are_served_or_wanted(
+    tmp_path: Path, also: str
+) -> None:
+    """The newest one is at another place, so that the index looks like that of another log."""
+    root = tmp_path / "data"
+    one, *_, newest = await fill(root)
+    first, last = one.read_bytes(), newest.read_bytes()
+    one.write_bytes(last)
+    newest.write_bytes(first)
+    lost: set[Digest] = set()
+    if also == "cut":
+        newest.write_bytes(first[: SEGMENT_HEADER + 2 * RECORD])
+        lost = set(NAMES[2 : (len(first) - SEGMENT_HEADER) // RECORD])
+    elif also == "spoiled":
+        spoil(one, 0, body=True)
+        lost = {NAMES[-((len(last) - SEGMENT_HEADER) // RECORD)]}
+    for _ in range(2):
+        async with opened(root) as (store, _said):
+            await expect(store, lost)
+        without_index(root)
+
+
 async def test_nothing_of_another_logs_index_is_wanted(tmp_path: Path) -> None:
     root, other = tmp_path / "data", tmp_path / "other"
     await fill(root)

@@ -14,7 +14,7 @@ from mesh.store.faults import IndexDamaged, translated
 from mesh.store.files import Files
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index
-from mesh.store.log.recovery import NEWER, NOWHERE, Found, is_of_this_log, recover, unfit
+from mesh.store.log.recovery import NOWHERE, Found, is_of_this_log, recover, unfit
 
 
 def remove_index(path: Path) -> None:
@@ -76,8 +76,7 @@ def _opened(files: Files, path: Path) -> tuple[Index | None, bool]:
     with ExitStack() as stack:
         stack.callback(index.close)
         good = is_good(index)
-        what = unfit(files, index) if good else ""
-        if what and not (what == NEWER and is_of_this_log(files, index)):
+        if good and unfit(files, index) and not is_of_this_log(files, index):
             return None, False
         stack.pop_all()
         return index, good

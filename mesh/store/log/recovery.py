@@ -83,23 +83,32 @@ def unfit(files: Files, index: Index) -> str:
 
 
 def is_of_this_log(files: Files, index: Index) -> bool:
-    """Whether an index that is newer than the log was made from it, before it lost its end.
+    """Whether an unfit index was made from this log, before it lost something or was disordered.
 
-    The salt of the mark's segment tells. When that segment is gone, the newest record that is left
-    tells, if it is where the index says. When no segment is left at all, nothing contradicts.
+    The salt of the mark's segment tells, in whatever file it stands now: segments may have been
+    exchanged. When it is gone, the newest record that is left tells, if it is where the index
+    says. Where no salt can be read any more, nothing contradicts the index.
     """
     mark = index.state().mark
-    left = segments(files)
-    if mark.segment in left:
-        salt = read_salt(files.open(segment_name(mark.segment)))
-        if salt is not None:
-            return salt == mark.salt
-    for number in sorted(left, reverse=True):
+    if mark.segment == 0:
+        return False
+    salts = {number: _salt(files, number) for number in segments(files)}
+    known = {number: salt for number, salt in salts.items() if salt is not None}
+    if mark.salt in known.values() or not known:
+        return True
+    if mark.segment in known:
+        return False
+    for number in sorted(known, reverse=True):
         for row in index.placed(number, 0, 1):
             if row.segment == number:
-                record = record_at(files.open(segment_name(number)), None, row.offset)
+                segment = files.open(segment_name(number))
+                record = record_at(segment, known[number], row.offset)
                 return record is not None and (record.digest, record.size) == (row.digest, row.size)
-    return not left
+    return False
+
+
+def _salt(files: Files, number: int) -> bytes | None:
+    return read_salt(files.open(segment_name(number)))
 
 
 def no_progress(_done: int, _total: int) -> None:
