@@ -188,9 +188,14 @@ class Keeper:
             self.damaged(Damage(digest, "its record is gone"))
 
     async def settled(self, digest: Digest) -> None:
-        """Wait until what was told about a blob has been dealt with."""
-        while digest in self._damages or digest in self._discarding:
-            await self._changed.wait()
+        """Wait until what was told about a blob has been dealt with.
+
+        While there is no tree, nothing is let go of; then the wait ends after `_AGAIN` seconds.
+        """
+        limit = _AGAIN if self.tree is None else math.inf
+        with anyio.move_on_after(limit):
+            while digest in self._damages or digest in self._discarding:
+                await self._changed.wait()
 
     async def wait_for_change(self, seconds: float) -> None:
         """Wait until blobs have come or gone, for up to so many seconds."""

@@ -35,6 +35,7 @@ from mesh.store.log.segments import (
     RECORD_HEADER,
     parse_record,
     read_salt,
+    record_at,
     segment_name,
 )
 
@@ -171,18 +172,30 @@ class Records:
         fits = record is not None and record[:2] == (kind, row.digest) and record.size == row.size
         return fits, data[RECORD_HEADER:]
 
+    def holds(self, row: Row) -> bool:
+        """Whether a segment is so long that a row's record can be in it. Raises OSError."""
+        end = row.offset + RECORD_HEADER + (0 if row.large else row.size)
+        return end <= self._open(row.segment).size
+
     def tells(self, row: Row) -> bool:
         """Whether a scan of the log would find this record. Raises OSError.
 
         Where the salt is lost, the header proves nothing: only the bytes of a small blob do.
         """
-        segment = self._open(row.segment)
-        if row.offset + RECORD_HEADER + (0 if row.large else row.size) > segment.size:
+        if not self.holds(row):
             return False
         if self._salt is not None:
             return self.check(row, body=False)[0]
         fits, data = self.check(row)
         return fits and not row.large and digest_of(data) == row.digest
+
+    def is_another(self, row: Row) -> bool:
+        """Whether a record of another blob stands where a row leads. Raises OSError."""
+        segment = self._open(row.segment)
+        if row.offset >= segment.size:
+            return False
+        record = record_at(segment, self._salt, row.offset)
+        return record is not None and record.digest != row.digest
 
     def damage(self, row: Row, *, body: bool = True) -> Damage | None:
         """What is wrong with a row's record; with a small blob's `body` also with its bytes."""

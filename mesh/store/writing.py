@@ -111,9 +111,9 @@ class Writer:
         log.warning("index: %s", note("rebuilt; ", found, 0, self.totals.blobs))
 
     def _give_up(self, path: Path) -> None:
-        """Remove a damaged index, after what can be proven of what it alone knows was kept.
+        """Remove a damaged index, after what it alone knows was kept, as far as it can be read.
 
-        What it knows besides is in the tree, whose owner compares (see Keeper).
+        What cannot be read of it is in the tree of a running node, whose owner compares (Keeper).
         """
         broken = suppress(sqlite3.DatabaseError, IndexDamaged)
         with broken, closing(Index(str(path), write=False)) as old:

@@ -469,6 +469,22 @@ async def test_what_could_not_be_set_aside_is_tried_again(
         await until(lambda: not keeper.has(lost), within=60.0)
 
 
+async def test_nobody_waits_for_ever_for_damage_while_there_is_no_tree(
+    autojump_clock: MockClock,
+) -> None:
+    """The index cannot be read as a whole, though each blob can be looked up."""
+    store = Gated()
+    store.tree_gate = trio.Event()
+    async with keeping(store) as keeper:
+        (name,) = names(0, 1)
+        keeper.damaged(Damage(name, "rotten"))
+        with trio.fail_after(60):
+            await keeper.settled(name)
+        assert store.wants.total == 0
+        store.tree_gate.set()
+        await until(lambda: store.wants.total == 1, 1)
+
+
 class Forgetful(MemoryStore):
     """A store whose index is made anew from a log that does not tell of everything any more."""
 

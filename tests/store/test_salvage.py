@@ -227,20 +227,46 @@ async def test_nothing_of_another_logs_index_is_wanted(tmp_path: Path) -> None:
 # --- a running store ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("body", [True, False])
 @pytest.mark.parametrize("number", [7, 19])
-async def test_a_rebuild_under_a_running_node_keeps_what_its_bytes_prove(
-    tmp_path: Path, number: int
+async def test_a_rebuild_under_a_running_node_keeps_or_wants_what_the_log_does_not_name(
+    tmp_path: Path, number: int, *, body: bool
 ) -> None:
     root = tmp_path / "data"
     async with opened(root, ONE_SEGMENT) as (store, _):
         await store.commit([Blob(*each) for each in zip(NAMES, BLOBS, strict=True)])
         (path,) = (root / "segments").iterdir()
-        spoil(path, number, body=False)
+        spoil(path, number, body=body)
         rotten = path.read_bytes()
         wrong_row(root)
         await store.tree()  # meets the wrong row
-        await expect(store, set())
+        await expect(store, {NAMES[number]} if body else set())
         assert path.read_bytes() == rotten
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "digest = zeroblob(32)",
+        "size = size + 1",
+        "size = 1 << 62",
+        "offset = offset + 1",
+        "offset = 9223372036854775000",
+        "segment = segment + 1000000",
+    ],
+)
+@pytest.mark.parametrize("how", ["start", "rebuild"])
+async def test_a_wrong_row_of_an_index_makes_no_want(tmp_path: Path, wrong: str, how: str) -> None:
+    root = tmp_path / "data"
+    await fill(root)
+    with sqlite3.connect(root / "index.sqlite") as index:
+        index.execute(f"UPDATE blobs SET {wrong} WHERE digest = ?", (NAMES[3],))
+        index.execute("UPDATE state SET own = own + 1")
+    index.close()
+    if how == "rebuild":
+        rebuild(DiskFiles(root), root / "index.sqlite", lambda *_: None)
+    async with opened(root) as (store, _):
+        await expect(store, set())
 
 
 async def test_a_large_blob_of_which_only_the_index_knows_gets_a_new_record(tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ class _Entry(NamedTuple):
 def salvage(files: Files, index: Index, *, trusted: bool, beside: Index | None = None) -> Salvaged:
     """Write what the log does not tell of the blobs in `index`; durable on return.
 
-    `trusted`: the index is what was written, and of this log. Of another one only those rows are
-    used that lead to the bytes of their blob, which prove themselves. `beside`: an index that was
-    made from the log; what it knows, the log tells. Raises OSError; from a trusted index also
-    IndexDamaged and sqlite3.Error.
+    `trusted`: the index is what was written, and of this log. A row of any other index may be
+    wrong: it counts when its blob's bytes prove it, or unless the record of another blob stands
+    where it leads. `beside`: an index that was made from the log; what it knows, the log tells.
+    Raises OSError; from a trusted index also IndexDamaged and sqlite3.Error.
     """
     last = max(segments(files), default=0)
     segment: SegmentWriter | None = None
@@ -121,7 +121,7 @@ def _entries(
     except (IndexDamaged, sqlite3.DatabaseError):
         if trusted:
             raise
-        # It ends here for us. What stands behind is in the log, or is told by whoever knows it.
+        # It ends here for us. The rest is in the log, or the keeper finds that it is missing.
 
 
 def _is_known(index: Index, digest: Digest) -> bool:
@@ -138,11 +138,12 @@ def _rows(index: Index) -> Iterator[Row]:
 
 def _entry(files: Files, records: Records, row: Row, *, trusted: bool) -> _Entry | None:
     """What has to be written about one row; None when the log tells of it."""
-    data = b""
+    data, another = b"", False
     try:
         if records.tells(row):
             return None
-        data = records.check(row)[1]
+        data = records.check(row)[1] if records.holds(row) else b""
+        another = records.is_another(row)
     except OSError as error:
         if not means_damage(error):
             raise
@@ -151,7 +152,7 @@ def _entry(files: Files, records: Records, row: Row, *, trusted: bool) -> _Entry
             return _Entry(LARGE, row.digest, row.size, b"")
     elif digest_of(data) == row.digest:
         return _Entry(BLOB, row.digest, row.size, data)
-    return _loss(_unreadable(row.digest, row.segment)) if trusted else None
+    return _loss(_unreadable(row.digest, row.segment)) if trusted or not another else None
 
 
 def _stands(files: Files, row: Row) -> bool:
