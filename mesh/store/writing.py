@@ -56,8 +56,7 @@ class Writer:
 
     def open(self) -> str:
         try:
-            with translated("cannot open the store", self._path):
-                return self._recovered(self._files, self._open_index)
+            return self._open_on_disk()
         except StoreError as error:
             if not self._unwritable(error):
                 raise
@@ -65,7 +64,29 @@ class Writer:
         self.close()
         self.in_memory = True
         with translated("cannot open the store", self._path):
-            return f"the disk takes no writes; {self._recovered(Lenient(self._files), self._load)}"
+            return f"the disk takes no writes; {self._open_in_memory()}"
+
+    def _open_on_disk(self) -> str:
+        """The index may look well, and a page of it may turn out to be none as it is used."""
+        with translated("cannot open the store", self._path):
+            try:
+                return self._recovered(self._files, self._open_index)
+            except IndexDamaged as error:
+                if self._path is None:
+                    raise
+                log.error("%s; making it anew from the log", error)
+                self.close()
+                self._give_up(self._path)
+                return self._recovered(self._files, self._open_index)
+
+    def _open_in_memory(self) -> str:
+        files = Lenient(self._files)
+        try:
+            return self._recovered(files, self._load)
+        except IndexDamaged as error:
+            log.error("%s; making one in memory from the log", error)
+            self.close()
+            return self._recovered(files, self._load_nothing)
 
     def _unwritable(self, error: StoreError) -> bool:
         """Whether a start failed because the disk takes no writes; SQLite does not always say."""
@@ -119,6 +140,10 @@ class Writer:
         with broken, closing(Index(str(path), write=False)) as old:
             salvage(self._files, old, trusted=False)
         remove_index(path)
+
+    def _load_nothing(self) -> str:
+        self.index = index_in_memory(None)
+        return ""
 
     def _load(self) -> str:
         self.index = index_in_memory(self._path)

@@ -15,7 +15,7 @@ import pytest
 
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
-from mesh.errors import StoreError
+from mesh.errors import Full, StoreError
 from mesh.store.base import Blob, Damage
 from mesh.store.care import rebuild as rebuilding
 from mesh.store.care.rebuild import rebuild
@@ -24,6 +24,7 @@ from mesh.store.files import DiskFiles
 from mesh.store.layout import large_name
 from mesh.store.log.index import Index, State
 from mesh.store.log.segments import RECORD_HEADER, SEGMENT_HEADER
+from mesh.store.writing import Writer
 from tests.store.faulty import Killed
 from tests.store.test_repair import (
     BLOBS,
@@ -74,6 +75,10 @@ async def put_large(store: DiskStore, data: bytes = LARGE) -> Digest:
 async def start(root: Path) -> None:
     async with opened(root):
         pass
+
+
+def full(_writer: Writer) -> str:
+    raise Full("there is no room for an index")
 
 
 def killed(*_args: object) -> None:
@@ -168,6 +173,31 @@ async def test_a_start_that_is_killed_as_it_throws_an_index_away_forgets_nothing
             await start(root)
     async with opened(root) as (store, _):
         await expect(store, {NAMES[3], *NAMES[15:]})
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("table", ["blobs", "places", "state", "wanted", "notes"])
+async def test_a_start_with_a_page_of_the_index_gone_serves_and_wants_all_the_same(
+    tmp_path: Path, table: str, *, read_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    path, *_ = await fill(root, ONE_SEGMENT)
+    flip(path, SEGMENT_HEADER + 7 * RECORD + RECORD_HEADER)
+    async with opened(root, ONE_SEGMENT) as (store, _):
+        await store.discard([Damage(NAMES[7], "rotten")])
+    index = sqlite3.connect(root / "index.sqlite")
+    (page,) = index.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))
+    (size,) = index.execute("PRAGMA page_size").fetchone()
+    index.close()
+    data = bytearray((root / "index.sqlite").read_bytes())
+    data[(page[0] - 1) * size : page[0] * size] = bytes(size)
+    (root / "index.sqlite").write_bytes(data)
+    if read_only:
+        monkeypatch.setattr(Writer, "_open_on_disk", full)
+    async with opened(root, ONE_SEGMENT) as (store, said):
+        assert said.startswith("the disk takes no writes") == read_only
+        await store.tree()
+        await expect(store, {NAMES[7]})
 
 
 @pytest.mark.parametrize("left", [0, 2])
