@@ -13,7 +13,7 @@ from mesh.errors import Full, ReadOnly, StoreError, one_line
 from mesh.store.base import Blob, Damage, Item, Totals, Wanted, Wants
 from mesh.store.care.discard import reexamine_all
 from mesh.store.care.readonly import Lenient, index_in_memory, tried
-from mesh.store.care.rebuild import check_index_files, is_good, note, remove_index
+from mesh.store.care.rebuild import check_index_files, is_good, note, remove_index, unfinished
 from mesh.store.care.salvage import losses, salvage
 from mesh.store.care.strangers import strangers
 from mesh.store.faults import IndexDamaged, translated, unusable
@@ -173,6 +173,8 @@ class Writer:
             self.index = Index(self._name, write=True)
             return ""
         check_index_files(self._path)
+        with suppress(OSError):  # what a rebuild left that was killed; a directory is nobody's
+            remove_index(unfinished(self._path))
         missing = not self._path.exists()
         try:
             self.index = Index(self._name, write=True)

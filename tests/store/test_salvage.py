@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -153,6 +155,35 @@ async def test_a_new_index_that_is_left_over_is_never_written_through(
         await expect(store, set())
 
 
+def no_room(_index: Index) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_rebuild_without_room_for_two_indexes_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    (path,) = await fill(root, ONE_SEGMENT)
+    flip(path, SEGMENT_HEADER + 20 * RECORD - 5)
+    before = (root / "index.sqlite").read_bytes()
+    monkeypatch.setattr(Index, "settle", no_room)
+    with pytest.raises(Full, match="cannot rebuild the index"):
+        rebuild(DiskFiles(root), root / "index.sqlite", lambda *_: None)
+    assert (root / "index.sqlite").read_bytes() == before
+    assert not list(root.glob("index.new*"))
+
+
+async def test_a_start_removes_what_a_killed_rebuild_left(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    await fill(root)
+    for name in ("index.new", "index.new-wal", "index.new-shm"):
+        (root / name).write_bytes(b"half of it")
+    async with opened(root) as (store, said):
+        assert said == "20 blobs"
+        await expect(store, set())
+    assert not list(root.glob("index.new*"))
+
+
 # --- a start --------------------------------------------------------------------------------------
 
 
@@ -198,6 +229,20 @@ async def test_a_start_with_a_page_of_the_index_gone_serves_and_wants_all_the_sa
         assert said.startswith("the disk takes no writes") == read_only
         await store.tree()
         await expect(store, {NAMES[7]})
+
+
+@pytest.mark.parametrize("name", ["reason", "since", "value", "offset", "salt", "wanted", "notes"])
+async def test_a_start_with_another_name_in_the_schema_makes_the_index_anew(
+    tmp_path: Path, name: str
+) -> None:
+    root = tmp_path / "data"
+    await fill(root)
+    data = (root / "index.sqlite").read_bytes()
+    other = name[:-1] + chr(ord(name[-1]) ^ 1)
+    (root / "index.sqlite").write_bytes(data.replace(name.encode(), other.encode()))
+    async with opened(root) as (store, said):
+        assert said.startswith("index was damaged")
+        await expect(store, set())
 
 
 @pytest.mark.parametrize("left", [0, 2])

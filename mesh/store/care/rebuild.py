@@ -46,22 +46,39 @@ def rebuild(files: Files, path: Path, progress: Callable[[int, int], None]) -> s
         check_index_files(path)
         for directory in DIRECTORIES:
             files.make_directory(directory)
-        fresh = path.with_suffix(".new")
+        fresh = unfinished(path)
         check_index_files(fresh)
         remove_index(fresh)
-        with ExitStack() as stack:
-            old, good = _opened(files, path)
-            if old is not None:
-                stack.callback(old.close)
-            index = Index(str(fresh), write=True)
-            stack.callback(index.close)
-            mark = old.state().mark if old is not None and good else NOWHERE
-            found = recover(files, index, progress, mark)
-            if old is not None and salvage(files, old, trusted=good, beside=index) != NOTHING:
-                found = found.and_then(recover(files, index))
-            blobs, (wanted, _) = index.state().blobs, index.wanted(0)
-            index.settle()
-        _replace(fresh, path)
+        try:
+            said = _built(files, path, fresh, progress)
+            _replace(fresh, path)
+        except BaseException:
+            # What is left of it would take room that a full disk does not have.
+            with suppress(OSError):
+                remove_index(fresh)
+            raise
+    return said
+
+
+def unfinished(path: Path) -> Path:
+    """Where a new index is made, before it takes the place of the one at `path`."""
+    return path.with_suffix(".new")
+
+
+def _built(files: Files, path: Path, fresh: Path, progress: Callable[[int, int], None]) -> str:
+    """Make a whole new index at `fresh`; in a line, what was found."""
+    with ExitStack() as stack:
+        old, good = _opened(files, path)
+        if old is not None:
+            stack.callback(old.close)
+        index = Index(str(fresh), write=True)
+        stack.callback(index.close)
+        mark = old.state().mark if old is not None and good else NOWHERE
+        found = recover(files, index, progress, mark)
+        if old is not None and salvage(files, old, trusted=good, beside=index) != NOTHING:
+            found = found.and_then(recover(files, index))
+        blobs, (wanted, _) = index.state().blobs, index.wanted(0)
+        index.settle()
     return note("index rebuilt; ", found, 0, blobs) + (f", {wanted} wanted" if wanted else "")
 
 
