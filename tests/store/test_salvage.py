@@ -259,6 +259,22 @@ async def test_the_blobs_of_a_newest_segment_that_is_gone_are_wanted(
             await expect(store, set(NAMES[kept:]))
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+async def test_a_newest_segment_is_missed_beside_segments_that_were_exchanged(
+    tmp_path: Path, *, exchanged: bool
+) -> None:
+    root = tmp_path / "data"
+    *paths, newest = await fill(root)
+    kept = sum((path.stat().st_size - SEGMENT_HEADER) // RECORD for path in paths)
+    newest.unlink()
+    if exchanged:
+        second, third = paths[-2].read_bytes(), paths[-1].read_bytes()
+        paths[-2].write_bytes(third)
+        paths[-1].write_bytes(second)
+    async with opened(root) as (store, _):
+        await expect(store, set(NAMES[kept:]))
+
+
 @pytest.mark.parametrize("also", ["", "cut", "spoiled"])
 async def test_blobs_of_segments_that_were_exchanged_are_served_or_wanted(
     tmp_path: Path, also: str

@@ -86,8 +86,8 @@ def is_of_this_log(files: Files, index: Index) -> bool:
     """Whether an unfit index was made from this log, before it lost something or was disordered.
 
     The salt of the mark's segment tells, in whatever file it stands now: segments may have been
-    exchanged. When it is gone, the newest record that is left tells, if it is where the index
-    says. Where no salt can be read any more, nothing contradicts the index.
+    exchanged. When it is gone, the first blob of any segment tells, if it is where the index says.
+    Where no salt can be read any more, nothing contradicts the index.
     """
     mark = index.state().mark
     if mark.segment == 0:
@@ -98,12 +98,16 @@ def is_of_this_log(files: Files, index: Index) -> bool:
         return True
     if mark.segment in known:
         return False
-    for number in sorted(known, reverse=True):
-        for row in index.placed(number, 0, 1):
-            if row.segment == number:
-                segment = files.open(segment_name(number))
-                record = record_at(segment, known[number], row.offset)
-                return record is not None and (record.digest, record.size) == (row.digest, row.size)
+    return any(_begins_as_said(files, index, number, salt) for number, salt in known.items())
+
+
+def _begins_as_said(files: Files, index: Index, number: int, salt: bytes) -> bool:
+    """Whether the first blob of a segment is where the index says."""
+    segment = files.open(segment_name(number))
+    for row in index.placed(number, 0, 1):
+        record = record_at(segment, salt, row.offset)
+        found = record is not None and (record.digest, record.size) == (row.digest, row.size)
+        return found and row.segment == number
     return False
 
 
