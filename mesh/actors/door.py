@@ -158,9 +158,9 @@ class Door:
         """How many reads of blobs there were, scrubs aside."""
         return self._store.reads
 
-    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
-        """Check about `room` bytes from `cursor` on against their names."""
-        return await self._store.scrub(cursor, room)
+    async def scrub(self, cursor: Cursor, most: int) -> Scrubbed:
+        """Check about `most` bytes from `cursor` on against their names."""
+        return await self._store.scrub(cursor, most)
 
     async def note(self, name: str, value: bytes) -> None:
         """Keep a small value over restarts; it may be lost, as an index may."""

@@ -8,7 +8,8 @@ commit's worth, and then does three things in this order:
 
 1. If the store had to rebuild its index, the tree is read anew. A tree that cannot be read does not
    hold up the puts: the keeper goes on with the tree that it has, and reads it again after `_AGAIN`
-   seconds. The mark that it is due is wiped only when the reading has succeeded.
+   seconds. The mark that it is due is wiped only when the reading has succeeded. What the old tree
+   has and the new one has not was acknowledged, and is told of as damaged.
 2. What was told of as damaged is set aside: the store looks again, and lets go of it; the digests
    leave the tree. What could not be set aside is tried again after `_AGAIN` seconds. How many puts
    come meanwhile changes nothing about these seconds.
@@ -42,6 +43,7 @@ from mesh.core.claims import Claims
 from mesh.core.digest import Digest
 from mesh.core.holder import CLIENT, Configured, Holder
 from mesh.core.tree import Tree
+from mesh.core.tree.overlay import changes
 from mesh.errors import StoreError, one_line
 from mesh.store.base import Blob, BlobStore, Damage, Item
 
@@ -61,6 +63,8 @@ _AGAIN = 10.0
 
 # Damaged blobs told of and not yet let go of. What is beyond is met again by the next read.
 _DAMAGES = 10_000
+
+_NOT_FOUND = "the log did not tell of it when the index was made anew"
 
 
 class _Put:
@@ -184,9 +188,14 @@ class Keeper:
             self.damaged(Damage(digest, "its record is gone"))
 
     async def settled(self, digest: Digest) -> None:
-        """Wait until what was told about a blob has been dealt with."""
-        while digest in self._damages or digest in self._discarding:
-            await self._changed.wait()
+        """Wait until what was told about a blob has been dealt with.
+
+        While there is no tree, nothing is let go of; then the wait ends after `_AGAIN` seconds.
+        """
+        limit = _AGAIN if self.tree is None else math.inf
+        with anyio.move_on_after(limit):
+            while digest in self._damages or digest in self._discarding:
+                await self._changed.wait()
 
     async def wait_for_change(self, seconds: float) -> None:
         """Wait until blobs have come or gone, for up to so many seconds."""
@@ -205,14 +214,16 @@ class Keeper:
 
     async def _reread(self) -> None:
         """Read the tree anew when that is due."""
-        if not self._rebuilt or self.tree is None or anyio.current_time() < self._again:
+        before = self.tree
+        if not self._rebuilt or before is None or anyio.current_time() < self._again:
             return
         # Wiped before, so that another rebuild meanwhile is not overlooked; back if this one fails.
         self._rebuilt = False
         read = False
         try:
-            self.tree = await self._store.tree()
+            after = await self._store.tree()
             read = True
+            self.tree = self._with_what_is_gone(before, after)
             self._changes()
         except StoreError as error:
             log.error("%s; tried again in %d s", one_line(error), _AGAIN)
@@ -220,6 +231,21 @@ class Keeper:
             if not read:
                 self._rebuilt = True
                 self._put_off()
+
+    def _with_what_is_gone(self, before: Tree, after: Tree) -> Tree:
+        """The tree that was read anew, and what a rebuild of the index did not find again.
+
+        All of that was acknowledged. So it is damage: it stays in the tree until the store has let
+        go of it, and then it is wanted. What exceeds the bound is found by the next comparison.
+        """
+        if before.root == after.root:
+            return after
+        _, gone = changes(before, after)
+        for digest in gone:
+            self.damaged(Damage(digest, _NOT_FOUND))
+        if any(digest not in self._damages and digest not in self._stuck for digest in gone):
+            self._rebuilt = True
+        return after.add(gone)
 
     async def _discard(self) -> None:
         """Let go of what is damaged, once there is a tree to take it out of."""

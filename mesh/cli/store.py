@@ -12,9 +12,9 @@ import msgspec
 from mesh.cli.admin import size_text
 from mesh.errors import ConfigError
 from mesh.store.care import verify
+from mesh.store.care.rebuild import rebuild as rebuild_index
 from mesh.store.directory import DataDirectory
 from mesh.store.files import DiskFiles
-from mesh.store.log.rebuild import rebuild as rebuild_index
 
 
 def check(data: Path, *, read_data: bool) -> bool:

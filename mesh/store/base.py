@@ -228,8 +228,8 @@ class BlobStore(Protocol):
         as long as somebody waits.
         """
 
-    async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
-        """Entries for the first of `digests`, at least one, until `room` bytes are full.
+    async def batch(self, digests: Sequence[Digest], most: int) -> list[Entry]:
+        """Entries for the first of `digests`, at least one, until there are `most` bytes.
 
         A damaged blob is said to be not here.
         """
@@ -266,8 +266,8 @@ class BlobStore(Protocol):
     def reads(self) -> int:
         """How many reads of blobs there were, scrubs aside: who scrubs wants to be in no way."""
 
-    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
-        """Check about `room` bytes from `cursor` on against their names."""
+    async def scrub(self, cursor: Cursor, most: int) -> Scrubbed:
+        """Check about `most` bytes from `cursor` on against their names."""
 
     async def note(self, name: str, value: bytes) -> None:
         """Keep a small value over restarts; it may be lost, as an index may."""

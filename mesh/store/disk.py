@@ -235,10 +235,10 @@ class DiskStore:
     def _was_read(self) -> None:
         self._reads += 1
 
-    async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
-        """Entries for the first of `digests`, until `room` bytes are full."""
+    async def batch(self, digests: Sequence[Digest], most: int) -> list[Entry]:
+        """Entries for the first of `digests`, until there are `most` bytes."""
         self._reads += 1
-        entries, damages = await self._on_index(ReadSide.batch, digests[:_LOOKUP], room)
+        entries, damages = await self._on_index(ReadSide.batch, digests[:_LOOKUP], most)
         for damage in damages:
             self._on_damage(damage)
         return entries
@@ -253,14 +253,14 @@ class DiskStore:
         """One ordered scan, which checks the index; it is rebuilt when it is not as written."""
         return await self._on_index(ReadSide.tree)
 
-    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
+    async def scrub(self, cursor: Cursor, most: int) -> Scrubbed:
         """Check the next blobs in the order of the log, and before the first of them the index."""
         if cursor == Cursor():
             await self._on_index(ReadSide.check)
         rows = await self._on_index(
             ReadSide.placed, cursor.segment, cursor.offset, self._scrubbing.ROWS
         )
-        scrubbed, damages = await self._scrubbing.step(rows, cursor, room)
+        scrubbed, damages = await self._scrubbing.step(rows, cursor, most)
         for damage in damages:
             self._on_damage(damage)
         return scrubbed

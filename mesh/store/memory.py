@@ -173,8 +173,8 @@ class MemoryStore:
         """Nothing to do by itself."""
         await anyio.sleep_forever()
 
-    async def batch(self, digests: Sequence[Digest], room: int) -> list[Entry]:
-        """Entries for the first of `digests`, until `room` bytes are full."""
+    async def batch(self, digests: Sequence[Digest], most: int) -> list[Entry]:
+        """Entries for the first of `digests`, until there are `most` bytes."""
         await anyio.lowlevel.checkpoint()
         self._reads += 1
         entries: list[Entry] = []
@@ -186,10 +186,10 @@ class MemoryStore:
             if data is None or len(data) >= LARGE_BLOB:
                 entries.append(Entry(digest, None if data is None else len(data), None))
                 continue
-            if entries and len(data) > room:
+            if entries and len(data) > most:
                 break
             entries.append(Entry(digest, len(data), data))
-            room -= len(data)
+            most -= len(data)
         return entries
 
     async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
@@ -204,12 +204,12 @@ class MemoryStore:
         await anyio.lowlevel.checkpoint()
         return Tree(self._blobs)
 
-    async def scrub(self, cursor: Cursor, room: int) -> Scrubbed:
+    async def scrub(self, cursor: Cursor, most: int) -> Scrubbed:
         """Check the next blobs, by digest; a place is the first bytes of one, as a number."""
         await anyio.lowlevel.checkpoint()
         blobs = read = damaged = last = 0
         for digest in sorted(d for d in self._blobs if _number(d) >= cursor.offset):
-            if blobs and read >= room:
+            if blobs and read >= most:
                 break
             last = _number(digest)
             try:

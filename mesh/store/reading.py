@@ -35,6 +35,7 @@ from mesh.store.log.segments import (
     RECORD_HEADER,
     parse_record,
     read_salt,
+    record_at,
     segment_name,
 )
 
@@ -134,15 +135,15 @@ class Hashing:
         self._name = new_hasher()
         self._sums = Sums()
 
-    def step(self, room: int = _STRIDE) -> bool:
+    def step(self, most: int = _STRIDE) -> bool:
         """Read on; whether that was all. Raises Rotten at the end if it is another blob."""
         size = self.file.row.size
-        while room > 0 and self.at < size:
+        while most > 0 and self.at < size:
             data = self.file.raw(self.at, min(_STRIDE, size - self.at))
             self._name.update(data)
             self._sums.update(data)
             self.at += len(data)
-            room -= len(data)
+            most -= len(data)
         if self.at < size:
             return False
         self.file.hashed(Digest(self._name.digest()), self._sums.finish(), keep=self._keep)
@@ -170,6 +171,31 @@ class Records:
         kind = LARGE if row.large else BLOB
         fits = record is not None and record[:2] == (kind, row.digest) and record.size == row.size
         return fits, data[RECORD_HEADER:]
+
+    def holds(self, row: Row) -> bool:
+        """Whether a segment is so long that a row's record can be in it. Raises OSError."""
+        end = row.offset + RECORD_HEADER + (0 if row.large else row.size)
+        return end <= self._open(row.segment).size
+
+    def tells(self, row: Row) -> bool:
+        """Whether a scan of the log would find this record. Raises OSError.
+
+        Where the salt is lost, the header proves nothing: only the bytes of a small blob do.
+        """
+        if not self.holds(row):
+            return False
+        if self._salt is not None:
+            return self.check(row, body=False)[0]
+        fits, data = self.check(row)
+        return fits and not row.large and digest_of(data) == row.digest
+
+    def is_another(self, row: Row) -> bool:
+        """Whether a record of another blob stands where a row leads. Raises OSError."""
+        segment = self._open(row.segment)
+        if row.offset >= segment.size:
+            return False
+        record = record_at(segment, self._salt, row.offset)
+        return record is not None and record.digest != row.digest
 
     def damage(self, row: Row, *, body: bool = True) -> Damage | None:
         """What is wrong with a row's record; with a small blob's `body` also with its bytes."""
@@ -240,7 +266,7 @@ class ReadSide:
             raise StoreError(f"blob {digest.hex()} is large: it is streamed, not read")
         return self._checked(row)
 
-    def batch(self, digests: Sequence[Digest], room: int) -> tuple[list[Entry], list[Damage]]:
+    def batch(self, digests: Sequence[Digest], most: int) -> tuple[list[Entry], list[Damage]]:
         """See BlobStore.batch; and what was damaged."""
         with translated("cannot read a batch"):
             rows = {row.digest: row for row in self._index.find(digests)}
@@ -251,14 +277,14 @@ class ReadSide:
             if row is None or row.size >= LARGE_BLOB:
                 entries.append(Entry(digest, row.size if row else None, None))
                 continue
-            if entries and row.size > room:
+            if entries and row.size > most:
                 break
             try:
                 entries.append(Entry(digest, row.size, self._checked(row)))
             except Rotten as rotten:
                 entries.append(Entry(digest, None, None))
                 damages.append(rotten.damage)
-            room -= row.size
+            most -= row.size
         return entries, damages
 
     def range(self, low: bytes, high: bytes | None, after: bytes, limit: int) -> list[Row]:

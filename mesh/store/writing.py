@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from mesh.core.digest import Digest
@@ -13,6 +13,8 @@ from mesh.errors import Full, ReadOnly, StoreError, one_line
 from mesh.store.base import Blob, Damage, Item, Totals, Wanted, Wants
 from mesh.store.care.discard import reexamine_all
 from mesh.store.care.readonly import Lenient, index_in_memory, tried
+from mesh.store.care.rebuild import check_index_files, is_good, note, remove_index, unfinished
+from mesh.store.care.salvage import losses, salvage
 from mesh.store.care.strangers import strangers
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
@@ -20,8 +22,7 @@ from mesh.store.large.partial import tidy
 from mesh.store.large.staged import StagedFile, publish, stands, sweep, withdraw
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index, Mark, Row
-from mesh.store.log.rebuild import check_index_files, note, remove_index
-from mesh.store.log.recovery import NOWHERE, cut_off, recover, segments, unfit
+from mesh.store.log.recovery import NOWHERE, is_of_this_log, recover, segments, unfit
 from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
 log = logging.getLogger("mesh")
@@ -55,8 +56,7 @@ class Writer:
 
     def open(self) -> str:
         try:
-            with translated("cannot open the store", self._path):
-                return self._recovered(self._files, self._open_index)
+            return self._open_on_disk()
         except StoreError as error:
             if not self._unwritable(error):
                 raise
@@ -64,7 +64,29 @@ class Writer:
         self.close()
         self.in_memory = True
         with translated("cannot open the store", self._path):
-            return f"the disk takes no writes; {self._recovered(Lenient(self._files), self._load)}"
+            return f"the disk takes no writes; {self._open_in_memory()}"
+
+    def _open_on_disk(self) -> str:
+        """The index may look well, and a page of it may turn out to be none as it is used."""
+        with translated("cannot open the store", self._path):
+            try:
+                return self._recovered(self._files, self._open_index)
+            except IndexDamaged as error:
+                if self._path is None:
+                    raise
+                log.error("%s; making it anew from the log", error)
+                self.close()
+                self._give_up(self._path)
+                return self._recovered(self._files, self._open_index)
+
+    def _open_in_memory(self) -> str:
+        files = Lenient(self._files)
+        try:
+            return self._recovered(files, self._load)
+        except IndexDamaged as error:
+            log.error("%s; making one in memory from the log", error)
+            self.close()
+            return self._recovered(files, self._load_nothing)
 
     def _unwritable(self, error: StoreError) -> bool:
         """Whether a start failed because the disk takes no writes; SQLite does not always say."""
@@ -81,7 +103,7 @@ class Writer:
             files.make_directory(directory)
         swept = sweep(files)
         why = open_index()
-        found = recover(files, self._opened)
+        found = recover(files, self._opened, acknowledged=self._acknowledged)
         self._acknowledged = self._opened.state().mark
         tidy(files, self._opened)
         self._last = max(self._last, found.last)
@@ -96,8 +118,8 @@ class Writer:
         with translated("cannot rebuild the index", self._path):
             self.close()
             if self._path is not None and not self.in_memory:
-                remove_index(self._path)
-            index = Index(":memory:" if self.in_memory else str(self._path), write=True)
+                self._give_up(self._path)
+            index = Index(":memory:" if self.in_memory else self._name, write=True)
             try:
                 files = Lenient(self._files) if self.in_memory else self._files
                 found = recover(files, index, acknowledged=self._acknowledged)
@@ -109,11 +131,30 @@ class Writer:
         self._count()
         log.warning("index: %s", note("rebuilt; ", found, 0, self.totals.blobs))
 
+    def _give_up(self, path: Path) -> None:
+        """Remove a damaged index, after what it alone knows was kept, as far as it can be read.
+
+        What cannot be read of it is in the tree of a running node, whose owner compares (Keeper).
+        """
+        broken = suppress(sqlite3.DatabaseError, IndexDamaged)
+        with broken, closing(Index(str(path), write=False)) as old:
+            salvage(self._files, old, trusted=False)
+        remove_index(path)
+
+    def _load_nothing(self) -> str:
+        self.index = index_in_memory(None)
+        return ""
+
     def _load(self) -> str:
         self.index = index_in_memory(self._path)
-        if unfit(Lenient(self._files), self.index):
+        files = Lenient(self._files)
+        if unfit(files, self.index):
+            lost: list[Wanted] = []
+            if is_of_this_log(files, self.index):
+                lost = losses(files, self.index)
             self.index.close()
             self.index = index_in_memory(None)
+            self.index.change((), (), lost, NOWHERE)
         return ""
 
     @property
@@ -132,28 +173,37 @@ class Writer:
             self.index = Index(self._name, write=True)
             return ""
         check_index_files(self._path)
+        with suppress(OSError):  # what a rebuild left that was killed; a directory is nobody's
+            remove_index(unfinished(self._path))
         missing = not self._path.exists()
-        lost: list[Wanted] = []
         try:
             self.index = Index(self._name, write=True)
             what = unfit(self._files, self.index)
             if not what:
                 return "index was missing, rebuilt; " if missing and segments(self._files) else ""
             why = f"index was {what}, rebuilt; "
-            lost = cut_off(self._files, self.index)
+            if is_of_this_log(self._files, self.index):
+                self._keep_what_is_known(self.index)
+            self._close_index()
+            remove_index(self._path)
         except sqlite3.DatabaseError as error:
             if not unusable(error):
                 raise  # locked, or no room: nothing that a new index would cure
-            why = f"index was damaged ({error}), rebuilt; "
+            why = self._unusable(self._path, error)
         except IndexDamaged as error:
-            why = f"index was damaged ({error}), rebuilt; "
-        self._close_index()
-        remove_index(self._path)
+            why = self._unusable(self._path, error)
         self.index = Index(self._name, write=True)
-        if lost:
-            log.error("%d blobs are wanted: %s", len(lost), lost[0].reason)
-            self.index.change((), (), lost, self.index.state().mark)
         return why
+
+    def _unusable(self, path: Path, error: Exception) -> str:
+        self._close_index()
+        self._give_up(path)
+        return f"index was damaged ({error}), rebuilt; "
+
+    def _keep_what_is_known(self, index: Index) -> None:
+        """An index knows of what the log does not tell: all of that was acknowledged."""
+        self._acknowledged = index.state().mark
+        salvage(self._files, index, trusted=is_good(index))
 
     def close(self) -> None:
         if self._segment is not None:

@@ -469,6 +469,52 @@ async def test_what_could_not_be_set_aside_is_tried_again(
         await until(lambda: not keeper.has(lost), within=60.0)
 
 
+async def test_nobody_waits_for_ever_for_damage_while_there_is_no_tree(
+    autojump_clock: MockClock,
+) -> None:
+    """The index cannot be read as a whole, though each blob can be looked up."""
+    store = Gated()
+    store.tree_gate = trio.Event()
+    async with keeping(store) as keeper:
+        (name,) = names(0, 1)
+        keeper.damaged(Damage(name, "rotten"))
+        with trio.fail_after(60):
+            await keeper.settled(name)
+        assert store.wants.total == 0
+        store.tree_gate.set()
+        await until(lambda: store.wants.total == 1, 1)
+
+
+class Forgetful(MemoryStore):
+    """A store whose index is made anew from a log that does not tell of everything any more."""
+
+    def watch(self, on_damage: Callable[[Damage], None], on_rebuilt: Callable[[], None]) -> None:
+        super().watch(on_damage, on_rebuilt)
+        self.rebuilt = on_rebuilt
+
+    def forget(self, gone: Sequence[Digest]) -> None:
+        for digest in gone:
+            del self._blobs[digest]
+        self.rebuilt()
+
+
+@pytest.mark.parametrize("bound", [10_000, 3])
+async def test_what_a_rebuilt_index_does_not_have_any_more_is_wanted(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, bound: int
+) -> None:
+    monkeypatch.setattr("mesh.actors.keeper._DAMAGES", bound)
+    store = Forgetful()
+    async with keeping(store) as keeper:
+        await keeper.put(items(0, 20))
+        store.forget(names(5, 12))
+        await until(lambda: store.wants.total == 7, 1)
+        assert {each.digest for each in store.wants.first} == set(names(5, 12))
+        await wait_all_tasks_blocked()
+        assert keeper.ready_tree().root == (await store.tree()).root
+        assert await keeper.put(items(5, 6)) == [True]
+        assert store.wants.total == 6
+
+
 async def test_steady_puts_do_not_keep_from_trying_again(autojump_clock: MockClock) -> None:
     """What the store refused is tried again each ten seconds, however often somebody puts."""
     store = Refusing()

@@ -14,9 +14,9 @@ from mesh.core.limits import LARGE_BLOB
 from mesh.errors import StoreError
 from mesh.offload import Inline
 from mesh.store.base import Blob, Damage
+from mesh.store.care.rebuild import rebuild
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.log.rebuild import rebuild
 from mesh.store.log.segments import RECORD_HEADER, SEGMENT_HEADER
 
 pytestmark = pytest.mark.anyio
@@ -140,40 +140,6 @@ async def test_what_the_newest_segment_lost_with_its_end_is_wanted(tmp_path: Pat
     async with opened(root) as (store, said):
         assert said.startswith("index was newer than the log, rebuilt; 17 blobs")
         await expect(store, set(NAMES[17:]))
-
-
-@pytest.mark.parametrize("last", [True, False])
-async def test_a_rebuild_cuts_and_forgets_nothing_that_a_good_index_knows(
-    tmp_path: Path, *, last: bool
-) -> None:
-    """The header of a record cannot be read at all, so that the log alone does not name it."""
-    root = tmp_path / "data"
-    (path,) = await fill(root, 1 << 20)
-    number = 19 if last else 7
-    flip(path, SEGMENT_HEADER + number * RECORD + 20, 0xFF)
-    rotten = path.read_bytes()
-    for _ in range(2):  # what the first one wants, the second one does not forget
-        rebuild(DiskFiles(root), root / "index.sqlite", lambda *_: None)
-    assert path.read_bytes() == rotten
-    assert not list(root.glob("index.new*"))
-    async with opened(root) as (store, said):
-        assert said == "19 blobs"
-        await expect(store, {NAMES[number]})
-
-
-async def test_a_rebuild_under_a_running_node_cuts_nothing(tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    async with opened(root, 1 << 20) as (store, _):
-        await store.commit([Blob(*each) for each in zip(NAMES, BLOBS, strict=True)])
-        (path,) = (root / "segments").iterdir()
-        flip(path, SEGMENT_HEADER + 19 * RECORD + 20, 0xFF)
-        rotten = path.read_bytes()
-        with sqlite3.connect(root / "index.sqlite") as index:
-            index.execute("UPDATE blobs SET size = size + 1 WHERE digest = ?", (NAMES[3],))
-        index.close()
-        await store.tree()  # meets the wrong row
-        assert store.totals.blobs == 19
-    assert path.read_bytes() == rotten
 
 
 @pytest.mark.parametrize("state", ["gone", "cut"])

@@ -29,6 +29,9 @@ log = logging.getLogger("mesh")
 # so that one of any kind can be looked at. The oldest goes first.
 ASIDE_BYTES = 1024**3
 
+# A large blob's file that damaged/ could not take stands beside its place, with this at its end.
+_BESIDE = ".damaged"
+
 _REASON = 400  # characters; a path and what the system says of it
 
 
@@ -121,45 +124,87 @@ def _elsewhere(files: Files, row: Row) -> Row | None:
 
 
 def _set_aside(files: Files, row: Row) -> None:
-    """Keep the bytes in damaged/, as far as they can be read and there is room; never an error.
-
-    A large blob's file is moved, or removed: it must not be taken for the blob again.
-    """
-    if not row.large:
+    """Keep the bytes in damaged/, as far as they can be read and there is room; never an error."""
+    if row.large:
+        _move_aside(files, row)
+    else:
         with suppress(OSError):
-            data = files.open(segment_name(row.segment)).read_at(
-                row.offset, RECORD_HEADER + row.size
-            )
-            file = files.append_to(_next_name(files, row.digest, len(data)), create=True)
-            try:
-                file.append([data])
-            finally:
-                file.close()
+            _copy_aside(files, row)
+
+
+def _copy_aside(files: Files, row: Row) -> None:
+    data = files.open(segment_name(row.segment)).read_at(row.offset, RECORD_HEADER + row.size)
+    if not data:
         return
+    name = _next_name(files, row.digest)
+    file = files.append_to(name, create=True)
+    try:
+        file.append([data])
+    except OSError:
+        with suppress(OSError):
+            files.remove(name)  # half a copy helps nobody: the bytes are still in the segment
+        raise
+    finally:
+        file.close()
+    _make_room(files, name)
+
+
+def _move_aside(files: Files, row: Row) -> None:
+    """Take a large blob's file out of its place: it must not be taken for the blob again.
+
+    Where damaged/ cannot take the file, it keeps its directory, under a name that is no blob's. It
+    is the only copy, and a person may still make something of it.
+    """
     name = large_name(row.digest)
     with suppress(OSError):
         files.remove(sums_name(name))
-    with suppress(OSError):
-        size = files.open(name).size
-        if size <= ASIDE_BYTES:
-            files.rename(name, _next_name(files, row.digest, size))
-    with suppress(OSError):
-        files.remove(name)
+    try:
+        if _size(files, row) > ASIDE_BYTES:
+            files.remove(name)
+        else:
+            _rename_aside(files, name, row.digest)
+    except OSError as error:
+        with suppress(OSError):
+            files.rename(name, f"{name}{_BESIDE}")
+            log.error("%s stays beside its place: %s", name, error.strerror or error)
     with suppress(OSError):
         files.sync_directory(name.rpartition("/")[0])
 
 
-def _next_name(files: Files, digest: Digest, size: int) -> str:
-    """A new name in damaged/, with room made for `size` bytes."""
+def _size(files: Files, row: Row) -> int:
+    """Of a large blob's file; what it should be where the disk does not say."""
+    try:
+        return files.open(large_name(row.digest)).size
+    except OSError:
+        return row.size
+
+
+def _rename_aside(files: Files, name: str, digest: Digest) -> None:
+    aside = _next_name(files, digest)
+    files.rename(name, aside)
+    with suppress(OSError):
+        _make_room(files, aside)
+    with suppress(OSError):
+        files.sync_directory("damaged")
+
+
+def _next_name(files: Files, digest: Digest) -> str:
+    """A new name in damaged/."""
+    there = [entry.name for entry in files.list("damaged") if entry.regular]
+    numbers = [int(name[:8]) for name in there if name[:8].isdecimal()]
+    return f"damaged/{max(numbers, default=0) + 1:08d}-{digest.hex()}"
+
+
+def _make_room(files: Files, newest: str) -> None:
+    """Remove the oldest from damaged/ until it fits its limit; never what just came there."""
     there = [entry for entry in files.list("damaged") if entry.regular]
-    numbers = [int(entry.name[:8]) for entry in there if entry.name[:8].isdecimal()]
     left = sum(entry.size for entry in there)
     for entry in there:
-        if left + size <= ASIDE_BYTES:
+        if left <= ASIDE_BYTES:
             break
-        files.remove(f"damaged/{entry.name}")
-        left -= entry.size
-    return f"damaged/{max(numbers, default=0) + 1:08d}-{digest.hex()}"
+        if f"damaged/{entry.name}" != newest:
+            files.remove(f"damaged/{entry.name}")
+            left -= entry.size
 
 
 def reexamine_all(

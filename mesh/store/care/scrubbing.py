@@ -29,21 +29,21 @@ class Scrubbing:
         self._hashing: Hashing | None = None
 
     async def step(
-        self, rows: Sequence[Row], cursor: Cursor, room: int
+        self, rows: Sequence[Row], cursor: Cursor, most: int
     ) -> tuple[Scrubbed, list[Damage]]:
         """Check the first of `rows`, which are those from `cursor` on."""
         if not rows:
             return Scrubbed(None, 0, 0, 0), []
         if rows[0].large:
-            return await self._work(self._large, rows[0], cursor, room)
-        return await self._work(self._small, rows, room)
+            return await self._work(self._large, rows[0], cursor, most)
+        return await self._work(self._small, rows, most)
 
-    def _small(self, rows: Sequence[Row], room: int) -> tuple[Scrubbed, list[Damage]]:
+    def _small(self, rows: Sequence[Row], most: int) -> tuple[Scrubbed, list[Damage]]:
         records = Records(self._files)
         damages: list[Damage] = []
         blobs = read = 0
         for row in rows:
-            if row.large or (blobs and read + row.size > room):
+            if row.large or (blobs and read + row.size > most):
                 break
             damage = records.damage(row)
             if damage is not None:
@@ -53,7 +53,7 @@ class Scrubbing:
         after = Cursor(rows[blobs - 1].segment, rows[blobs - 1].offset + 1)
         return Scrubbed(after, blobs, read, len(damages)), damages
 
-    def _large(self, row: Row, cursor: Cursor, room: int) -> tuple[Scrubbed, list[Damage]]:
+    def _large(self, row: Row, cursor: Cursor, most: int) -> tuple[Scrubbed, list[Damage]]:
         done = Cursor(row.segment, row.offset + 1)
         same = (cursor.segment, cursor.offset) == (row.segment, row.offset)
         at = cursor.piece if same else 0
@@ -62,7 +62,7 @@ class Scrubbing:
                 damage = Records(self._files).damage(row)
                 if damage is not None:
                     return Scrubbed(done, 1, RECORD_HEADER, 1), [damage]
-            stop = self._on(row, at, room)
+            stop = self._on(row, at, most)
         except Rotten as rotten:
             self._file = self._hashing = None
             return Scrubbed(done, 1, 0, 1), [rotten.damage]
@@ -71,7 +71,7 @@ class Scrubbing:
         self._file = self._hashing = None
         return Scrubbed(done, 1, stop - at, 0), []
 
-    def _on(self, row: Row, at: int, room: int) -> int:
+    def _on(self, row: Row, at: int, most: int) -> int:
         """Read on in a large blob from `at`; how far it is checked then."""
         file = self._file
         if file is None or file.row != row or at == 0:
@@ -80,10 +80,10 @@ class Scrubbing:
         if file.sums is None:
             # Without sums only the whole says something: after a restart it begins anew.
             hashing = self._hashing = self._hashing or Hashing(file)
-            hashing.step(room)
+            hashing.step(most)
             return hashing.at
-        while room > 0 and at < row.size:
+        while most > 0 and at < row.size:
             data = file.piece(at - at % PIECE)
-            room -= len(data)
+            most -= len(data)
             at = min(at - at % PIECE + PIECE, row.size)
         return at

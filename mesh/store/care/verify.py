@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from mesh.store.care.discard import ASIDE_BYTES
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.pieces import PIECE
+from mesh.store.large.staged import stands
 from mesh.store.log.index import Index, Row
 from mesh.store.log.recovery import NEWER, segments, unfit
 from mesh.store.log.segments import (
@@ -156,7 +158,8 @@ def _log(files: Files, index: Index) -> Iterator[Finding]:
     sizes = segments(files)
     for number in sorted(sizes):
         behind = (number, sizes[number]) > (mark.segment, mark.offset)
-        for piece in scan(files.open(segment_name(number)), SEGMENT_HEADER):
+        segment = files.open(segment_name(number))
+        for piece in scan(segment, SEGMENT_HEADER, partial(stands, files)):
             if isinstance(piece, Bad):
                 yield Finding(_bad(number, piece), False)
             elif not behind and _is_missing(index, piece):

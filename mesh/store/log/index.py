@@ -117,6 +117,7 @@ class Index:
                 self._create()
             else:
                 self._check_version()
+            self._check_columns()
         except UnicodeDecodeError as error:
             # SQLite's message quotes what it found, and that is not text.
             self._db.close()
@@ -130,21 +131,37 @@ class Index:
         # never the order of them, and the log behind the mark brings them back.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._check_version(0)
-        self._db.executescript(_SCHEMA)
-        empty = State(Mark(0, 0, b""), 0, 0, 0)
-        self._db.execute(
-            "INSERT OR IGNORE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
-            (*empty.mark, *empty[1:], _own(empty)),
-        )
+        if not self._check_version(0):
+            self._db.executescript(_SCHEMA)
+            empty = State(Mark(0, 0, b""), 0, 0, 0)
+            self._db.execute(
+                "INSERT OR IGNORE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+                (*empty.mark, *empty[1:], _own(empty)),
+            )
+        # With its version an index has all its tables, and none is ever made again: one whose name
+        # is not what it was would come back empty. It is written each time, so that a disk that
+        # takes no writes is met here and not by the first commit.
         self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self.state()
 
-    def _check_version(self, *also: int) -> None:
-        """IndexDamaged for an index of an older or a newer program: it is made anew."""
+    def _check_version(self, *also: int) -> int:
+        """Its version; IndexDamaged for one of an older or a newer program: it is made anew."""
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version not in (_SCHEMA_VERSION, *also):
             raise IndexDamaged(f"it is of version {version}")
+        return int(version)
+
+    def _check_columns(self) -> None:
+        """sqlite3.OperationalError unless every name that is used later is in the schema.
+
+        A flipped bit in a name would else show itself in the middle of some later work.
+        """
+        for columns in (
+            "digest, segment, offset, size FROM blobs",
+            "digest, reason, since FROM wanted",
+            "name, value FROM notes",
+        ):
+            self._db.execute(f"SELECT {columns} LIMIT 0").fetchone()
 
     def load(self, path: str) -> None:
         """Take over the content of another index file that nobody else has open."""
@@ -155,6 +172,15 @@ class Index:
             other._db.backup(self._db)
         finally:
             other.close()
+
+    def settle(self) -> None:
+        """Move everything from SQLite's log into the file itself, durably; sqlite3.Error if not.
+
+        Closing does so as well, but says nothing when the disk has no room for it.
+        """
+        (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("somebody else has it open")
 
     def close(self) -> None:
         """Close the connection."""
@@ -254,11 +280,6 @@ class Index:
             "WHERE (segment, offset) >= (?, ?) ORDER BY segment, offset LIMIT ?"
         )
         return list(map(_row, self._db.execute(query, (segment, offset, limit))))
-
-    def in_segment(self, segment: int) -> Iterator[Row]:
-        """All rows of one segment, as they stand there."""
-        query = "SELECT digest, segment, offset, size FROM blobs WHERE segment = ? ORDER BY offset"
-        return map(_row, self._db.execute(query, (segment,)))
 
     def digests(self) -> Iterator[bytes]:
         """All digests, ascending, joined in chunks; IndexDamaged unless all rows are as written."""

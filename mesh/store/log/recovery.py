@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from mesh.core.digest import digest_of
+from mesh.core.digest import Digest, digest_of
 from mesh.store.base import Wanted
 from mesh.store.faults import means_damage
 from mesh.store.files import Files
@@ -23,6 +23,7 @@ from mesh.store.log.segments import (
     Bad,
     Record,
     read_salt,
+    record_at,
     scan,
     segment_name,
     segment_number,
@@ -41,6 +42,15 @@ class Found(NamedTuple):
     cut: int
     damaged: int
     last: int  # the highest segment number there is
+
+    def and_then(self, later: Found) -> Found:
+        """This, and what was done after it."""
+        return Found(
+            self.adopted + later.adopted,
+            self.cut + later.cut,
+            self.damaged + later.damaged,
+            later.last,
+        )
 
 
 def segments(files: Files) -> dict[int, int]:
@@ -72,25 +82,37 @@ def unfit(files: Files, index: Index) -> str:
     return NEWER if size < mark.offset else ""
 
 
-def cut_off(files: Files, index: Index) -> list[Wanted]:
-    """What an index of this log knows, and what its last segment has lost with its end.
+def is_of_this_log(files: Files, index: Index) -> bool:
+    """Whether an unfit index was made from this log, before it lost something or was disordered.
 
-    All of it was acknowledged, so that it is wanted once the log has lost it.
+    The salt of the mark's segment tells, in whatever file it stands now: segments may have been
+    exchanged. When it is gone, the first blob of any segment tells, if it is where the index says.
+    Where no salt can be read any more, nothing contradicts the index.
     """
     mark = index.state().mark
-    size = segments(files).get(mark.segment, 0)
-    if not mark.segment or not SEGMENT_HEADER <= size < mark.offset:
-        return []
-    if read_salt(files.open(segment_name(mark.segment))) != mark.salt:
-        return []
-    where = f"{segment_name(mark.segment)} ends at {size}, and has ended at {mark.offset}"
-    rows = [row for row in index.in_segment(mark.segment) if _end(row) > size]
-    return [Wanted(row.digest, where, 0.0) for row in rows]
+    if mark.segment == 0:
+        return False
+    salts = {number: _salt(files, number) for number in segments(files)}
+    known = {number: salt for number, salt in salts.items() if salt is not None}
+    if mark.salt in known.values() or not known:
+        return True
+    if mark.segment in known:
+        return False
+    return any(_begins_as_said(files, index, number, salt) for number, salt in known.items())
 
 
-def _end(row: Row) -> int:
-    """Where the record of a row ends."""
-    return row.offset + RECORD_HEADER + (0 if row.large else row.size)
+def _begins_as_said(files: Files, index: Index, number: int, salt: bytes) -> bool:
+    """Whether the first blob of a segment is where the index says."""
+    segment = files.open(segment_name(number))
+    for row in index.placed(number, 0, 1):
+        record = record_at(segment, salt, row.offset)
+        found = record is not None and (record.digest, record.size) == (row.digest, row.size)
+        return found and row.segment == number
+    return False
+
+
+def _salt(files: Files, number: int) -> bytes | None:
+    return read_salt(files.open(segment_name(number)))
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -200,7 +222,7 @@ class _Tail:
 
     def _pieces(self, end: int) -> Iterator[Record | Bad]:
         """The pieces of the segment, without the end of it if that may be cut off."""
-        for piece in scan(self._segment, self._at):
+        for piece in scan(self._segment, self._at, self._stands):
             # A segment whose salt is lost is never cut: more of it may be good than can be told.
             if isinstance(piece, Bad) and piece.end == end and self._newest and self._salt:
                 whole = max(piece.whole, min(self._kept, end))
@@ -261,6 +283,17 @@ class _Tail:
         ]
         self._index.change(fresh, (), wanted, self._mark)
         self.adopted += len(fresh)
+
+    def _stands(self, digest: Digest) -> bool:
+        """Whether there is a file of a large blob, in whatever state."""
+        try:
+            self._files.open(large_name(digest))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if not means_damage(error):
+                raise
+        return True
 
     def _is_whole(self, row: Row) -> bool:
         """Whether the file of a large blob is there in its full size."""

@@ -174,6 +174,14 @@ class SegmentWriter:
         self._file.close()
 
 
+def new_segment(files: Files, after: int) -> SegmentWriter:
+    """A new segment with the first number beyond `after` that is free. Raises OSError."""
+    while True:
+        after += 1
+        with suppress(FileExistsError):
+            return SegmentWriter(files, after)
+
+
 def read_salt(segment: Reader) -> bytes | None:
     """The salt of a segment; None when more than one bit of its header is wrong."""
     header = segment.read_at(0, SEGMENT_HEADER)
@@ -189,21 +197,30 @@ def _is_segment(header: bytes) -> bool:
     return header.startswith(_MAGIC) and own == header[-8:]
 
 
-def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
+def scan(
+    segment: Reader, start: int, stands: Callable[[Digest], bool] = lambda _: False
+) -> Iterator[Record | Bad]:
     """Every good record from `start` on, hash checked, and the stretches between that are not.
 
     In a segment whose own header is damaged the salt is lost; then a record is good when its
     bytes hash to its digest, which nothing passes for by chance. A header with one wrong bit is
     read as it was, where the record before it ends.
+
+    `stands`: whether there is a file of a large blob. It matters where the salt is lost. There the
+    record of a large blob, which has no bytes, is good while the records before it followed one
+    another without a gap. Behind a gap the bytes of a damaged blob, which a stranger may have
+    chosen, could pass for such a record: there it is good only when the file stands.
     """
     salt = read_salt(segment)
     end = segment.size
     at = max(start, SEGMENT_HEADER)
     bad = whole = at
+    gapless = True
     lost: list[Digest] = []
     torn: list[Digest] = []
     while at < end:
         record = record_at(segment, salt, at)
+        gapless = gapless and record is not None and at == whole
         if record is None and at == whole:
             record = _mended_record(segment, salt, at)
         if record is None or record.end > end:
@@ -211,7 +228,9 @@ def scan(segment: Reader, start: int) -> Iterator[Record | Bad]:
                 torn.append(record.digest)
             at = _next_mark(segment, at + 1, end)
             continue
-        if not _is_good(segment, salt, record):
+        vouched = gapless or (record.kind == LARGE and stands(record.digest))
+        if not _is_good(segment, salt, record, vouched=vouched):
+            gapless = False
             if salt is None:
                 at = _next_mark(segment, at + 1, end)
             else:  # its header is right, and so is the length in it
@@ -287,9 +306,9 @@ def _mended(data: bytes, good: Callable[[bytes], bool]) -> bytes | None:
     return None
 
 
-def _is_good(segment: Reader, salt: bytes | None, record: Record) -> bool:
+def _is_good(segment: Reader, salt: bytes | None, record: Record, *, vouched: bool) -> bool:
     if record.kind == LARGE:
-        return True
+        return salt is not None or vouched
     if record.kind == LOST:
         # Nothing else vouches for it. What its header says is all that matters: its body only
         # says why, and that one may be rotten.
