@@ -19,11 +19,10 @@ from mesh.store.faults import IndexDamaged, means_damage, translated
 from mesh.store.files import Files, Reader
 from mesh.store.large.pieces import (
     PIECE,
+    PieceSums,
     Sums,
     decode_sums,
-    encode_sums,
-    piece_sum,
-    sum_at,
+    sums_bytes,
     sums_name,
 )
 from mesh.store.large.staged import write_sums
@@ -87,7 +86,7 @@ class LargeFile:
     def piece(self, start: int) -> bytes:
         """The piece that begins at `start`, checked. Without sums nothing would pass."""
         data = self.raw(start, min(PIECE, self.row.size - start))
-        if piece_sum(data) != sum_at(self.sums or b"", start):
+        if self.sums is None or not self.sums.fits(start, data):
             self._rotten(f"is not what it was between {start} and {start + len(data)}", start)
         return data
 
@@ -100,7 +99,7 @@ class LargeFile:
             self._rotten(f"ends at {start + len(data)} of {self.row.size} bytes", at)
         return data
 
-    def hashed(self, digest: Digest, sums: bytes, *, keep: bool) -> None:
+    def hashed(self, digest: Digest, sums: PieceSums, *, keep: bool) -> None:
         """The whole has been read: take the sums, and keep them, if it is the blob."""
         if digest != self.row.digest:
             self._rotten("is not the blob of that name", WHOLE)
@@ -111,12 +110,12 @@ class LargeFile:
     def _rotten(self, what: str, piece: int) -> None:
         raise Rotten(Damage(self.row.digest, f"{self._name} {what}", piece))
 
-    def _load(self) -> bytes | None:
+    def _load(self) -> PieceSums | None:
         digest, size = self.row.digest, self.row.size
-        expected = len(encode_sums(digest, size, b"")) + -(-size // PIECE) * 16
         try:
             file = self._files.open(sums_name(self._name))
-            content = file.read_at(0, expected) if file.size == expected else b""
+            whole = file.size == sums_bytes(size)
+            content = file.read_at(0, file.size) if whole else b""
         except OSError as error:
             if means_damage(error):
                 return None

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
 import anyio
 import pytest
+from xxhash import xxh3_128
 
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
@@ -24,7 +26,7 @@ from mesh.store.base import Blob, Cursor, Damage, Totals, Verifying
 from mesh.store.care.discard import ASIDE_BYTES
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
-from mesh.store.large.pieces import PIECE, Sums, decode_sums, encode_sums, piece_sum, sum_at
+from mesh.store.large.pieces import PIECE, PieceSums, Sums, decode_sums, encode_sums, sums_bytes
 from mesh.store.layout import large_name
 from tests.store.faulty import FaultyFiles, MemoryFiles
 
@@ -127,23 +129,35 @@ async def scrub(store: DiskStore) -> None:
 # --- the sums of pieces ----------------------------------------------------------------------
 
 
+def first_kind(data: bytes) -> PieceSums:
+    """The sums that mesh wrote at first: SHA-256, cut."""
+    pieces = [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
+    return PieceSums(b"".join(sha256(piece).digest()[:16] for piece in pieces), first=True)
+
+
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
 def test_sums_are_those_of_the_pieces_however_they_arrive(size: int) -> None:
     data = Random(size).randbytes(size)
-    wanted = b"".join(piece_sum(data[at : at + PIECE]) for at in range(0, size, PIECE))
+    pieces = {at: data[at : at + PIECE] for at in range(0, size, PIECE)}
+    wanted = b"".join(xxh3_128(piece).digest() for piece in pieces.values())
     for step in (size + 1, 70_001, PIECE):
         sums = Sums()
         for at in range(0, size, step):
             sums.update(data[at : at + step])
-        assert sums.finish() == wanted
-    for at in range(0, size, PIECE):
-        assert sum_at(wanted, at) == piece_sum(data[at : at + PIECE])
+        assert sums.finish() == PieceSums(wanted)
+    for known in (PieceSums(wanted), first_kind(data)):
+        for at, piece in pieces.items():
+            assert known.fits(at, piece)
+            assert not known.fits(at, piece[:-1] + bytes([piece[-1] ^ 1]))
+            assert not known.fits(at + PIECE, piece)
 
 
-def test_a_file_of_sums_is_taken_only_whole_and_for_its_own_blob() -> None:
+@pytest.mark.parametrize("first", [False, True])
+def test_a_file_of_sums_is_taken_only_whole_and_for_its_own_blob(first: bool) -> None:
     size = 2 * PIECE + 5
-    sums = os.urandom(48)
+    sums = PieceSums(os.urandom(48), first)
     content = encode_sums(NAME, size, sums)
+    assert len(content) == sums_bytes(size)
     assert decode_sums(NAME, size, content) == sums
     assert decode_sums(digest_of(b""), size, content) is None
     assert decode_sums(NAME, size + PIECE, content) is None
@@ -259,6 +273,18 @@ async def test_without_sums_no_byte_leaves_before_the_whole_was_hashed(
         await holds(store, ONE, TWO, THREE)
 
 
+async def test_sums_of_the_first_kind_are_read_and_find_what_is_rotten(place: Place) -> None:
+    place.sums.write_bytes(encode_sums(NAME, len(LARGE), first_kind(LARGE)))
+    flip(place.large, 3 * PIECE + 100)
+    async with place.opened() as store:
+        got: list[bytes] = []
+        # Without sums the whole would have to be read before these bytes, and is not good.
+        await stream_into(got, store, 0, PIECE)
+        assert b"".join(got) == LARGE[:PIECE]
+        with pytest.raises(Corrupt, match="is not what it was between"):
+            await stream_into(got, store, 3 * PIECE, 4 * PIECE)
+
+
 def break_sums(path: Path, state: str) -> None:
     content = path.read_bytes()
     path.unlink()
@@ -269,7 +295,7 @@ def break_sums(path: Path, state: str) -> None:
     elif state == "empty":
         path.touch()
     elif state == "another blob's":
-        path.write_bytes(encode_sums(digest_of(ONE), len(LARGE), content[20:-16]))
+        path.write_bytes(encode_sums(digest_of(ONE), len(LARGE), PieceSums(content[20:-16])))
     elif state == "a pipe":
         path.mkdir()  # a pipe itself would be waited for; a directory is as little a file
 

@@ -16,6 +16,7 @@ from mesh.errors import StoreError
 from mesh.offload import Offload
 from mesh.store.base import HEARTBEAT, Verifying
 from mesh.store.files import Files
+from mesh.store.large.pieces import PieceSums
 from mesh.store.log.index import Row
 from mesh.store.reading import Hashing, LargeFile
 
@@ -44,7 +45,7 @@ class Verifications:
         self._work = work
         self._on_read = on_read
         self._jobs: dict[Digest, _Job] = {}
-        self._sums: dict[Digest, bytes] = {}
+        self._sums: dict[Digest, PieceSums] = {}
         self._wake = anyio.Event()
         self._driven = False
 

@@ -16,7 +16,7 @@ from mesh.offload import Offload
 from mesh.store.base import Blob, Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files
-from mesh.store.large.pieces import Sums, encode_sums, sums_name
+from mesh.store.large.pieces import PieceSums, Sums, encode_sums, sums_name
 from mesh.store.layout import PARTIAL, large_name
 
 # Bytes handed to a thread at a time: hashing a MiB takes 1.5 ms, the hand-over 0.05 ms.
@@ -32,7 +32,7 @@ class StagedFile(NamedTuple):
     digest: Digest
     size: int
     name: str
-    sums: bytes = b""
+    sums: PieceSums | None = None
 
 
 class LargeIncoming:
@@ -121,7 +121,7 @@ def publish(files: Files, staged: Sequence[StagedFile], settled: set[str]) -> No
     for directory in fresh:
         files.make_directory(directory)
     for item in staged:
-        if item.sums:
+        if item.sums is not None:
             # Before the blob: between its rename and the sync of that nothing should take time.
             write_sums(files, item.digest, item.size, item.sums)
     for old, new in names.items():
@@ -159,7 +159,7 @@ def withdraw(files: Files, staged: Sequence[StagedFile]) -> None:
                 files.remove(name)
 
 
-def write_sums(files: Files, digest: Digest, size: int, sums: bytes) -> None:
+def write_sums(files: Files, digest: Digest, size: int, sums: PieceSums) -> None:
     """Keep the sums of a large blob beside it; when that fails they are derived when needed."""
     name = sums_name(large_name(digest))
     with suppress(OSError):
