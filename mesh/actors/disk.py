@@ -71,6 +71,14 @@ class DiskWatch:
         if size > left:
             raise TooLarge(f"no room for a blob of {size} bytes: {max(0, left)} may be filled")
 
+    def vouch(self) -> None:
+        """Raise StoreError unless what is here already may be acknowledged once more.
+
+        A store that is failing may have lost its directory, and its blobs with it.
+        """
+        if self.condition.state is State.FAILING:
+            raise StoreError(f"the store is failing: {self.condition.reason}")
+
     def met(self, error: StoreError) -> None:
         """A write failed. What that means is found out at once, or soon where room is short: a
         small write may still fit where a large one did not.

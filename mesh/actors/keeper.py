@@ -166,6 +166,7 @@ class Keeper:
                     "damaged since; send it again"
                 )
         if not bring:
+            self.disk.vouch()
             return [False] * len(items)
         if not all(self.has(item.digest) for item in bring):
             self.disk.admit(0)  # what is known needs no room
@@ -324,6 +325,11 @@ class Keeper:
     def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
         """The holder could not deliver these; a peer is not asked for them again for a while."""
         self._claims.failed(holder, digests, anyio.current_time())
+
+    @property
+    def wanted(self) -> int:
+        """How many blobs were found damaged here and have not come back."""
+        return self._store.wants.total
 
     def has(self, digest: Digest) -> bool:
         """Whether a blob is in the tree."""

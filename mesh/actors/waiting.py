@@ -100,7 +100,8 @@ class Wait:
         beyond = horizon.problems() if level else []
         return WaitAnswer(
             level=level and not (self._whole and beyond),
-            said=_said(reports, horizon, beyond, whole=self._whole and level),
+            said=_said(reports, horizon, beyond, whole=self._whole and level)
+            + _lost(self._keeper.wanted),
             peers=reports,
             beyond=beyond,
         )
@@ -257,6 +258,14 @@ def _said(
     if len(lines) > _MOST_LINES:
         lines[_MOST_LINES:] = [f"and {len(lines) - _MOST_LINES} more"]
     return "; ".join(lines)
+
+
+def _lost(wanted: int) -> str:
+    """That a level mesh lacks what was lost here: no peer has a blob that is still wanted."""
+    if not wanted:
+        return ""
+    blobs = "1 blob that was" if wanted == 1 else f"{wanted} blobs that were"
+    return f"; {blobs} found damaged here and did not come from any peer (mesh status)"
 
 
 def _one_way(report: WaitReport) -> str:

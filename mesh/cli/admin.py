@@ -140,26 +140,28 @@ async def sync(node: Address, names: list[str]) -> bool:
             for name in dict.fromkeys(names):
                 group.start_soon(_one, client, name, results)
     for stats in results.values():
-        print(f"{stats.peer}: {_moved(stats)}{_left(stats)}")
+        print(f"{stats.peer}: {_outcome(stats)}")
     counting = [stats for stats in results.values() if stats.state not in _IGNORED]
     if not counting:
         print("mesh: no other node is among these peers; nothing was moved", file=sys.stderr)
     return bool(counting) and all(stats.level for stats in counting)
 
 
-def _moved(stats: RoundStats) -> str:
-    return (
-        f"{stats.fetched} blobs ({size_text(stats.fetched_bytes)}) here, "
-        f"{stats.sent} ({size_text(stats.sent_bytes)}) there"
+def _outcome(stats: RoundStats) -> str:
+    """What a round moved, what it did not, and why."""
+    if stats.state in _IGNORED:
+        return f"not compared ({stats.state})"
+    moved = (
+        f"fetched {stats.fetched} blobs ({size_text(stats.fetched_bytes)}), "
+        f"sent {stats.sent} ({size_text(stats.sent_bytes)})"
     )
+    if stats.error:
+        return f"failed: {stats.error}" + (f"; {moved}" if stats.fetched or stats.sent else "")
+    return moved + _left(stats)
 
 
 def _left(stats: RoundStats) -> str:
-    """What a round did not do, and why."""
-    if stats.error:
-        return f"; failed: {stats.error}"
-    if stats.state in _IGNORED:
-        return f", not compared ({stats.state})"
+    """What a round that did not fail has left, and why."""
     left = [] if stats.proven else [f"not compared to the end ({stats.state})"]
     if stats.proven and stats.missing_here and stats.direction != "push":
         left.append(f"{stats.missing_here} still missing here")

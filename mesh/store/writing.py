@@ -235,6 +235,9 @@ class Writer:
                 fresh.append(item.digest in new)
                 new.discard(item.digest)
             chosen = [item for item, is_new in zip(items, fresh, strict=True) if is_new]
+            if len(chosen) < len(items):
+                # What is here already is acknowledged again: only while its directory is there.
+                self._files.check()
             if chosen:
                 self._append(chosen)
         self._count()

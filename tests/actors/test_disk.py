@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from mesh.actors.door import Known
 from mesh.core.digest import Digest, digest_of
 from mesh.errors import Full, ReadOnly, StoreError
 from mesh.store.base import Item, Room
@@ -132,6 +133,13 @@ async def test_what_a_disk_does_not_take_has_a_name_and_ends_by_itself(
             await a.put(b"one")
         assert state(a) == named
         assert str(error) in a.node.status().store.reason
+        # What is here is acknowledged once more, unless it may be gone with its directory.
+        known = [Known(digest_of(blob(0)), len(blob(0)))]
+        if named == "failing":
+            with pytest.raises(StoreError, match="the store is failing"):
+                await a.node.keeper.put(known)
+        else:
+            assert await a.node.keeper.put(known) == [False]
         await b.put(b"two")
         await trio.sleep(200.0)
         assert await here(a, *blobs(0, 20))

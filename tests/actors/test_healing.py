@@ -125,6 +125,10 @@ async def test_a_rotten_blob_that_nobody_else_has_is_gone_and_wanted(autojump_cl
         await a.restart()
         assert a.node.status().wanted_blobs == 1
         assert await read(a, blob(3)) is None
+        # The two are level, and the answer says what is lost.
+        told = await a.node.wait_and_tell(60.0, whole=False)
+        assert told.level
+        assert "; 1 blob that was found damaged here and did not come from any peer" in told.said
         # Somebody has it after all.
         await b.node.keeper.settled(digest)
         await b.put(blob(3))

@@ -223,6 +223,9 @@ async def test_a_directory_that_was_taken_away_takes_no_blob(tmp_path: Path) -> 
             with pytest.raises(StoreError, match="segments"):
                 await store.commit([Blob(NAMES[number], BLOBS[number])])
         with pytest.raises(StoreError, match="segments"):
+            # It was acknowledged before; nobody may be told so again of what is gone.
+            await store.commit([Blob(NAMES[0], BLOBS[0])])
+        with pytest.raises(StoreError, match="segments"):
             await store.room(trial=False)
         (root / "segments").mkdir()
         with pytest.raises(StoreError, match="another directory than at the start"):
