@@ -36,8 +36,7 @@ class DataDirectory:
 
         The lock is the kernel's and dies with the process, also by kill -9. With `pinned`, a
         directory that is not that node's is refused instead of becoming a new node: it is
-        likely a mount that is missing. A directory whose log is gone is refused too. Raises
-        ConfigError.
+        likely a mount that is missing. Raises ConfigError.
         """
         try:
             if pinned is None:
@@ -51,7 +50,6 @@ class DataDirectory:
             raise ConfigError(f"cannot use data directory {path}: {error.strerror}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _check_log(path)
             return cls(path, _identity(path, pinned), lock)
         except BlockingIOError:
             os.close(lock)
@@ -82,21 +80,6 @@ def _lock_file(path: Path) -> int:
         return os.open(path / "lock", os.O_RDONLY | flags)
     except FileNotFoundError:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _check_log(path: Path) -> None:
-    """ConfigError when the log is gone: a new one would make an empty node of a full one.
-
-    `segments` is the first directory that a store makes, so the others never stand without it.
-    """
-    log = path / "segments"
-    left = [name for name in ("index.sqlite", "large") if os.path.lexists(path / name)]
-    if left and not os.path.lexists(log):
-        raise ConfigError(
-            f"{log} is missing, and {left[0]} beside it is not: the blobs of this node were in "
-            "there. Mount it or put it back; or make it anew (mkdir), and the node fetches from "
-            "its peers what was lost"
-        )
 
 
 def _identity(path: Path, pinned: str | None) -> bytes:

@@ -38,10 +38,6 @@ def file_for_directory(data: Path) -> None:
     (data / "segments").touch()
 
 
-def log_is_gone(data: Path) -> None:
-    shutil.rmtree(data / "segments")
-
-
 def index_is_a_directory(data: Path) -> None:
     for path in data.glob("index.sqlite*"):
         path.unlink()
@@ -59,7 +55,6 @@ def identity_is_not_utf_8(data: Path) -> None:
 
 BROKEN: list[Callable[[Path], None]] = [
     file_for_directory,
-    log_is_gone,
     index_is_a_directory,
     data_is_a_file,
     identity_is_not_utf_8,

@@ -221,20 +221,3 @@ def test_an_identity_is_lower_case_hex_and_nothing_else(tmp_path: Path, node_id:
     path = write_identity(tmp_path / "d", json.dumps({"node_id": node_id}))
     with pytest.raises(ConfigError):
         DataDirectory.claim(path)
-
-
-# --- the log ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("left", ["index.sqlite", "large"])
-def test_a_directory_whose_log_is_gone_is_refused_and_not_changed(
-    tmp_path: Path, left: str
-) -> None:
-    DataDirectory.claim(tmp_path).release()
-    (tmp_path / left).mkdir()
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="segments is missing, and"):
-        DataDirectory.claim(tmp_path)
-    assert sorted(tmp_path.iterdir()) == before
-    (tmp_path / "segments").mkdir()
-    DataDirectory.claim(tmp_path).release()

@@ -259,6 +259,22 @@ async def test_the_blobs_of_a_newest_segment_that_is_gone_are_wanted(
             await expect(store, set(NAMES[kept:]))
 
 
+async def test_when_the_whole_log_is_gone_all_is_wanted_until_it_is_put_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "data"
+    await fill(root)
+    (root / "segments").rename(tmp_path / "away")
+    async with opened(root) as (store, _said):
+        await expect(store, set(NAMES))
+    assert f"only the index knew of {len(NAMES)} blobs: 0 written anew" in caplog.text
+    assert "ERROR" in caplog.text
+    shutil.rmtree(root / "segments")
+    (tmp_path / "away").rename(root / "segments")
+    async with opened(root) as (store, _said):
+        await expect(store, set())
+
+
 @pytest.mark.parametrize("exchanged", [False, True])
 async def test_a_newest_segment_is_missed_beside_segments_that_were_exchanged(
     tmp_path: Path, *, exchanged: bool
