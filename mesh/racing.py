@@ -15,22 +15,21 @@ T = TypeVar("T")
 async def beside(
     task: Callable[[], Coroutine[Any, Any, None]],
     work: Callable[[], Awaitable[T]],
-    errors: type[Exception] | tuple[type[Exception], ...] = (),
+    errors: tuple[type[Exception], ...] = (),
 ) -> T:
     """The outcome of `work()`, beside which `task()` runs; what is left of `task` is cancelled.
 
     A MeshError, an OSError and what `errors` names leave `work` as they are. A task group alone
     would wrap them in a group of errors, which no caller expects.
     """
+    passed: tuple[type[Exception], ...] = (MeshError, OSError, *errors)
     outcome: list[T] = []
     failure: Exception | None = None
     async with create_task_group() as group:
         group.start_soon(task)
         try:
             outcome.append(await work())
-        except (MeshError, OSError) as error:
-            failure = error
-        except errors as error:
+        except passed as error:
             failure = error
         group.cancel_scope.cancel()
     if failure is not None:

@@ -19,10 +19,10 @@ from mesh.store.care.strangers import strangers
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.partial import tidy
-from mesh.store.large.staged import StagedFile, publish, stands, sweep, withdraw
+from mesh.store.large.staged import StagedFile, publish, sweep, withdraw
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index, Mark, Row
-from mesh.store.log.recovery import NOWHERE, is_of_this_log, recover, segments, unfit
+from mesh.store.log.recovery import NOWHERE, is_of_this_log, recover, segments, stands, unfit
 from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
 
 log = logging.getLogger("mesh")

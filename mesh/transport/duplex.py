@@ -49,7 +49,7 @@ class Upload:
         """
         token = _CURRENT.set(self)
         try:
-            return await beside(self._listen, request, errors)
+            return await beside(self._listen, request, (errors,))
         finally:
             _CURRENT.reset(token)
             if isinstance(self._body, AsyncGenerator):

@@ -22,9 +22,9 @@ from mesh.store.faults import IndexDamaged, means_damage
 from mesh.store.files import Files
 from mesh.store.log.index import Index, Row
 from mesh.store.log.losses import encode_loss
-from mesh.store.log.recovery import segments
+from mesh.store.log.recovery import is_whole, segments
 from mesh.store.log.segments import BLOB, LARGE, LOST, SegmentWriter, new_segment, segment_name
-from mesh.store.reading import LargeFile, Records, Rotten
+from mesh.store.reading import Records
 
 log = logging.getLogger("mesh")
 
@@ -148,19 +148,11 @@ def _entry(files: Files, records: Records, row: Row, *, trusted: bool) -> _Entry
         if not means_damage(error):
             raise
     if row.large:
-        if _stands(files, row):
+        if is_whole(files, row):
             return _Entry(LARGE, row.digest, row.size, b"")
     elif digest_of(data) == row.digest:
         return _Entry(BLOB, row.digest, row.size, data)
     return _loss(_unreadable(row.digest, row.segment)) if trusted or not another else None
-
-
-def _stands(files: Files, row: Row) -> bool:
-    try:
-        LargeFile(files, row)
-    except Rotten:
-        return False
-    return True
 
 
 def _unreadable(digest: Digest, segment: int | None = None) -> Wanted:

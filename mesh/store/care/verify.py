@@ -18,9 +18,8 @@ from mesh.store.care.discard import ASIDE_BYTES
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.pieces import PIECE
-from mesh.store.large.staged import stands
 from mesh.store.log.index import Index, Row
-from mesh.store.log.recovery import NEWER, segments, unfit
+from mesh.store.log.recovery import NEWER, segments, stands, unfit
 from mesh.store.log.segments import (
     LOST,
     RECORD_HEADER,

@@ -134,15 +134,6 @@ def publish(files: Files, staged: Sequence[StagedFile], settled: set[str]) -> No
         settled.update(fresh)
 
 
-def stands(files: Files, digest: Digest) -> bool:
-    """Whether there is a file in the place of a large blob. Raises OSError."""
-    try:
-        files.open(large_name(digest))
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def withdraw(files: Files, staged: Sequence[StagedFile]) -> None:
     """Take back what was published and then not recorded; nobody was told of it.
 

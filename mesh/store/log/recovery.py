@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from mesh.core.digest import Digest, digest_of
@@ -113,6 +114,28 @@ def _begins_as_said(files: Files, index: Index, number: int, salt: bytes) -> boo
 
 def _salt(files: Files, number: int) -> bytes | None:
     return read_salt(files.open(segment_name(number)))
+
+
+def stands(files: Files, digest: Digest) -> bool:
+    """Whether there is a file in the place of a large blob, in whatever state. Raises OSError."""
+    try:
+        files.open(large_name(digest))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if not means_damage(error):
+            raise
+    return True
+
+
+def is_whole(files: Files, row: Row) -> bool:
+    """Whether the file of a large blob is there in its full size. Raises OSError."""
+    try:
+        return files.open(large_name(row.digest)).size == row.size
+    except OSError as error:
+        if means_damage(error):
+            return False
+        raise
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -222,7 +245,7 @@ class _Tail:
 
     def _pieces(self, end: int) -> Iterator[Record | Bad]:
         """The pieces of the segment, without the end of it if that may be cut off."""
-        for piece in scan(self._segment, self._at, self._stands):
+        for piece in scan(self._segment, self._at, partial(stands, self._files)):
             # A segment whose salt is lost is never cut: more of it may be good than can be told.
             if isinstance(piece, Bad) and piece.end == end and self._newest and self._salt:
                 whole = max(piece.whole, min(self._kept, end))
@@ -261,7 +284,7 @@ class _Tail:
     def _is_good(self, row: Row) -> bool:
         """Whether a blob is what it was; of a large one, whether its file is there in full size."""
         if row.large:
-            return self._is_whole(row)
+            return is_whole(self._files, row)
         try:
             segment = self._files.open(segment_name(row.segment))
             return digest_of(segment.read_at(row.offset + RECORD_HEADER, row.size)) == row.digest
@@ -274,7 +297,8 @@ class _Tail:
         """Index what was found up to here. A large blob whose file is not whole is wanted."""
         rows, self._rows = {row.digest: row for row in self._rows}, []
         new = self._index.unknown(list(rows))
-        broken = {row.digest for row in rows.values() if row.large and not self._is_whole(row)}
+        large = [row for row in rows.values() if row.large]
+        broken = {row.digest for row in large if not is_whole(self._files, row)}
         fresh = [row for row in rows.values() if row.digest in new - broken]
         wanted = [
             Wanted(digest, f"{large_name(digest)} is gone, or has lost its end", 0.0)
@@ -283,23 +307,3 @@ class _Tail:
         ]
         self._index.change(fresh, (), wanted, self._mark)
         self.adopted += len(fresh)
-
-    def _stands(self, digest: Digest) -> bool:
-        """Whether there is a file of a large blob, in whatever state."""
-        try:
-            self._files.open(large_name(digest))
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            if not means_damage(error):
-                raise
-        return True
-
-    def _is_whole(self, row: Row) -> bool:
-        """Whether the file of a large blob is there in its full size."""
-        try:
-            return self._files.open(large_name(row.digest)).size == row.size
-        except OSError as error:
-            if means_damage(error):
-                return False
-            raise
