@@ -223,7 +223,7 @@ def mesh(
 
 
 # What the commands import when they are called.
-_PARTS = ("admin", "get", "put", "run", "store")
+_PARTS = ("status", "rounds", "listing", "get", "put", "run", "store")
 
 _template_lock = threading.Lock()
 

@@ -465,7 +465,7 @@ FINE = [
     ("mesh/__main__.py", "from mesh.cli.main import main"),
     ("mesh/actors/keeper.py", "from mesh.store.base import BlobStore\nself._store.commit()"),
     ("mesh/server/blobs.py", "from mesh.store.base import Item\nself._keeper.door.size()"),
-    ("mesh/cli/admin.py", "print(status.store.state)"),
+    ("mesh/cli/status.py", "print(status.store.state)"),
     ("mesh/node.py", "try: f()\nexcept (OSError, ValueError): pass"),
     ("mesh/node.py", "try: f()\nexcept BaseException:\n    g()\n    raise"),
     ("mesh/node.py", "with suppress(OSError): f()"),

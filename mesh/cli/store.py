@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from mesh.cli.admin import size_text
+from mesh.cli.words import size_text
 from mesh.errors import ConfigError
 from mesh.store.care import verify
 from mesh.store.care.rebuild import rebuild as rebuild_index

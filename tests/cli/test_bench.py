@@ -88,7 +88,7 @@ def test_a_method_that_there_is_not_is_said() -> None:
         anyio.run(measure, Case(1, 1, False, "guess"), 1)
 
 
-@pytest.mark.parametrize("command", ["put", "get", "admin", "main"])
+@pytest.mark.parametrize("command", ["put", "get", "status", "main"])
 def test_client_commands_do_not_load_numpy(command: str) -> None:
     code = f"import sys, mesh.cli.{command}, mesh.node; sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mesh.cli import main
+from mesh.cli.commands import common
 from mesh.config import DEFAULT_PORT
 from tests.processes import environment, free_places
 
@@ -58,4 +58,4 @@ def test_a_command_loads_what_it_needs(words: list[str], never: set[str]) -> Non
 
 
 def test_the_node_that_is_asked_by_default_is_at_the_default_port() -> None:
-    assert f"http://127.0.0.1:{DEFAULT_PORT}" == main.DEFAULT_NODE
+    assert f"http://127.0.0.1:{DEFAULT_PORT}" == common.DEFAULT_NODE

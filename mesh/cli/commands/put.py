@@ -1,0 +1,61 @@
+"""`mesh put`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mesh.cli.commands.common import (
+    DEFAULT_NODE,
+    RUNNER,
+    KeyOption,
+    NodeOption,
+    exit_unless,
+    node_at,
+)
+from mesh.errors import InputError
+
+
+def put_command(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="files, directories, - for stdin")
+    ] = None,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="each PATH is a directory, and gets a manifest")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="no manifest of a tree that could not be put whole")
+    ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="leave out what matches GLOB: '*.o', '/build'", metavar="GLOB"),
+    ] = None,
+    exclude_from: Annotated[
+        list[str] | None, typer.Option(help="GLOBs from a file, one a line", metavar="FILE")
+    ] = None,
+    one_file_system: Annotated[
+        bool, typer.Option("--one-file-system", help="do not go into other file systems")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list what would be put, and ask no node")
+    ] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Store files; prints "DIGEST  PATH" for each, durable when printed."""
+    from mesh.cli import put
+
+    if not paths:
+        raise InputError("nothing to put: name files or directories")
+    if strict and not tree:
+        raise InputError("--strict goes with --tree")
+    options = put.Options(
+        tree=tree,
+        strict=strict,
+        dry_run=dry_run,
+        one_file_system=one_file_system,
+        exclude=exclude or (),
+        exclude_from=exclude_from or (),
+    )
+    exit_unless(RUNNER.run(put.put, node_at(node, key_file), paths, options))

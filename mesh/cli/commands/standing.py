@@ -1,0 +1,55 @@
+"""`mesh status`, `sync` and `wait`: how nodes stand, and to level them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from mesh.cli.commands.common import (
+    DEFAULT_NODE,
+    RUNNER,
+    KeyOption,
+    NodeOption,
+    exit_unless,
+    node_at,
+)
+
+
+def status_command(
+    as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/status says")] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Show how a node and its peers stand."""
+    from mesh.cli import status
+
+    RUNNER.run(partial(status.status, node_at(node, key_file), as_json=as_json))
+
+
+def sync_command(
+    peers: Annotated[
+        list[str] | None, typer.Argument(help="names or addresses; default all")
+    ] = None,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Run a round with peers now, both ways; exit 1 unless all of them are level after it."""
+    from mesh.cli import rounds
+
+    exit_unless(RUNNER.run(rounds.sync, node_at(node, key_file), peers or []))
+
+
+def wait_command(
+    timeout: Annotated[float | None, typer.Option(min=0, help="seconds; default for ever")] = None,
+    whole: Annotated[
+        bool, typer.Option("--mesh", help="wait for the peers of the peers, too, and so on")
+    ] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Wait until this node and its peers hold the same blobs; exit 1 without peers."""
+    from mesh.cli import rounds
+
+    exit_unless(RUNNER.run(partial(rounds.wait, node_at(node, key_file), timeout, whole=whole)))

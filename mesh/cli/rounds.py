@@ -1,0 +1,85 @@
+"""`mesh sync` and `mesh wait`: level the nodes, and see that they are."""
+
+from __future__ import annotations
+
+import sys
+
+from anyio import create_task_group
+
+from mesh.cli.words import size_text
+from mesh.config import Address
+from mesh.errors import InputError, printable
+from mesh.status import (
+    RoundStats,
+    Status,
+    WaitAnswer,
+)
+from mesh.transport.client import NodeClient, node_client
+
+# States of a peer that is no replica beside the node, and is left out of what `sync` promises.
+_IGNORED = ("self", "duplicate")
+
+
+async def sync(node: Address, names: list[str]) -> bool:
+    """A round with each of the peers, at the same time; whether they are level after it."""
+    async with node_client(node) as client:
+        if not names:
+            names = [_place(peer.url) for peer in (await client.status(Status)).peers]
+        if not names:
+            raise InputError("this node has no peers; start it with --peers")
+        results: dict[str, RoundStats] = {}
+        async with create_task_group() as group:
+            for name in dict.fromkeys(names):
+                group.start_soon(_one, client, name, results)
+    for stats in results.values():
+        print(f"{stats.peer}: {_outcome(stats)}")
+    counting = [stats for stats in results.values() if stats.state not in _IGNORED]
+    if not counting:
+        print("mesh: no other node is among these peers; nothing was moved", file=sys.stderr)
+    return bool(counting) and all(stats.level for stats in counting)
+
+
+def _outcome(stats: RoundStats) -> str:
+    """What a round moved, what it did not, and why."""
+    if stats.state in _IGNORED:
+        return f"not compared ({stats.state})"
+    moved = (
+        f"fetched {stats.fetched} blobs ({size_text(stats.fetched_bytes)}), "
+        f"sent {stats.sent} ({size_text(stats.sent_bytes)})"
+    )
+    if stats.error:
+        return f"failed: {stats.error}" + (f"; {moved}" if stats.fetched or stats.sent else "")
+    return moved + _left(stats)
+
+
+def _left(stats: RoundStats) -> str:
+    """What a round that did not fail has left, and why."""
+    left = [] if stats.proven else [f"not compared to the end ({stats.state})"]
+    if stats.proven and stats.missing_here and stats.direction != "push":
+        left.append(f"{stats.missing_here} still missing here")
+    if stats.proven and stats.missing_there and stats.direction != "pull":
+        left.append(f"{stats.missing_there} still missing there")
+    return "".join(f", {text}" for text in left) + "".join(f"; {why}" for why in stats.reasons)
+
+
+def _place(url: str) -> str:
+    """host:port of a peer, which is unambiguous."""
+    return url.partition("://")[2]
+
+
+async def _one(client: NodeClient, name: str, results: dict[str, RoundStats]) -> None:
+    results[name] = await client.sync(name, RoundStats)
+
+
+async def wait(node: Address, timeout: float | None, *, whole: bool) -> bool:
+    """Whether every peer is level within the time; with `whole`, every node behind them as well.
+
+    How far that was seen is said on stdout, or on stderr when not all of it is level.
+    """
+    async with node_client(node) as client:
+        answer = await client.wait(timeout, WaitAnswer, whole=whole)
+    if answer.level:
+        print(printable(answer.said))
+    else:
+        print(f"mesh: {printable(answer.said)}", file=sys.stderr)
+    return answer.level
