@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
+from mesh.cli.putting.watching import Watcher
 from mesh.cli.walk import Found, FoundDirectory, FoundFile, FoundLink, Skipped, Unreadable
 from mesh.core.digest import Digest, digest_of, new_hasher
 from mesh.core.limits import LARGE_BLOB
@@ -71,13 +72,17 @@ class Group(NamedTuple):
 Job: TypeAlias = Group | Large
 
 
-def jobs(walked: Iterable[Found]) -> Iterator[Job]:
-    """Everything that was found, ready to be sent; files in order."""
+def jobs(walked: Iterable[Found], watcher: Watcher | None = None) -> Iterator[Job]:
+    """Everything that was found, ready to be sent; files in order. `watcher` is told of it."""
+    watcher = watcher or Watcher()
     group, size = Group([], []), 0
     for found in walked:
+        if isinstance(found, FoundFile):
+            watcher.found(1, found.size)
         job = _read(found)
         match job:
             case Small():
+                watcher.hashed(len(job.data))
                 group.files.append(job)
                 size += len(job.data)
             case Aside() | Trouble():

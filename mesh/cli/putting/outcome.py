@@ -1,0 +1,66 @@
+"""What became of what lies at one path: what is printed and, for a tree, remembered."""
+
+from __future__ import annotations
+
+from mesh.cli.putting.printing import print_digest, tell
+from mesh.cli.putting.watching import Watcher
+from mesh.cli.reading import Aside, Trouble
+from mesh.cli.walk import Found, FoundDirectory, FoundFile, FoundLink, Skipped, Unreadable
+from mesh.core.digest import Digest
+from mesh.core.manifest import Directory, Entry, File, Link
+from mesh.errors import Refused, one_line
+
+
+class Outcome:
+    """Prints what is done, complains of what is not, and gathers the entries of a manifest."""
+
+    def __init__(self, watcher: Watcher, *, tree: bool) -> None:
+        """`tree`: gather entries."""
+        self._watcher = watcher
+        self._tree = tree
+        self.entries: list[Entry] = []
+        # Whether the path itself could not be read.
+        self.root_failed = False
+        self.failed = False
+
+    def done(self, found: FoundFile, digest: Digest, size: int) -> None:
+        """A file is durable at the node."""
+        print_digest(digest, found.source)
+        self._watcher.done(1, size)
+        if self._tree:
+            self.entries.append(File(found.path, found.mode, size, digest))
+
+    def other(self, other: Aside | Trouble) -> None:
+        """Something that is not sent."""
+        match other:
+            case Trouble(source, reason):
+                self.complain(source, reason)
+            case Aside(found):
+                self._aside(found)
+
+    def refused(self, found: FoundFile, size: int, error: Refused) -> None:
+        """A blob over the node's limit is named and passed by; anything else ends the command."""
+        if error.status != 413:
+            raise error
+        self.complain(found.source, f"has {size} bytes; {one_line(error)}")
+
+    def complain(self, source: bytes, reason: str) -> None:
+        """A file could not be put."""
+        self.failed = True
+        self._watcher.failed(1)
+        tell(source, reason)
+
+    def _aside(self, found: Found) -> None:
+        match found:
+            case Skipped():
+                # Part of a tree, these are left out as docs/manifest.md says; named by the user,
+                # they are what he wanted to put.
+                tell(found.source, f"{found.reason}; left out")
+                self.failed = self.failed or not found.path
+            case Unreadable():
+                self.root_failed = self.root_failed or not found.path
+                self.complain(found.source, found.reason)
+            case FoundDirectory() if self._tree:
+                self.entries.append(Directory(found.path, found.mode))
+            case FoundLink() if self._tree:
+                self.entries.append(Link(found.path, found.target))
