@@ -292,8 +292,8 @@ def _use_segments_of(size: int) -> None:
 
     For campaigns: a node of millions of blobs has many segments, one of a test has a single one.
     """
-    run = importlib.import_module("mesh.cli.run")
-    vars(run)["DiskStore"] = partial(DiskStore, segment_bytes=size)
+    assembly = importlib.import_module("mesh.api.assembly")
+    vars(assembly)["DiskStore"] = partial(DiskStore, segment_bytes=size)
 
 
 def free_places(count: int) -> list[str]:

@@ -8,44 +8,28 @@ import importlib.util
 import logging
 import os
 import resource
-import secrets
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import anyio
-from anyio import create_task_group
 from setproctitle import setproctitle
 
-from mesh.blobstash.peer import BlobstashPeer
-from mesh.blobstash.remote import Remote
-from mesh.config import Address, Config, redacted
-from mesh.core.tree import Tree
+from mesh.api.assembly import assembled, run_until_stopped
+from mesh.config import Config, redacted
 from mesh.errors import ConfigError, StoreError, one_line, printable
-from mesh.node import Identity, Node
-from mesh.offload import Lane, Threads
-from mesh.server.app import create_app
+from mesh.racing import beside
 from mesh.server.descriptors import raise_limit
-from mesh.server.serve import bind, serve, url_of
+from mesh.server.serve import bind, url_of
 from mesh.store.directory import DataDirectory
-from mesh.store.disk import DiskStore
-from mesh.store.files import DiskFiles
-from mesh.transport.base import Replica, Sketches
-from mesh.transport.http import Http, HttpWire, credentials, new_client
-from mesh.transport.native import NativePeer
 
 log = logging.getLogger("mesh")
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
-# Threads that hash and write: hashing releases the lock, so as many as cores are of use, and two
-# more keep the disk busy meanwhile.
-_WORKERS = (os.cpu_count() or 2) + 2
 
 # Seconds that a thread may keep the interpreter from the others. Hashing a blob lets go of it and
 # takes it back; with Python's 5 ms the event loop, and each of a thousand hashes, waits so long
@@ -122,57 +106,17 @@ async def _main(
     directory: DataDirectory,
     announce: Callable[[str], None],
 ) -> None:
-    node_id = directory.node_id
-    name = config.name or f"node-{node_id.hex()[:8]}"
-    identity = Identity(node_id, secrets.token_bytes(8), name)
     url = url_of(listener)
-    client = new_client()
-
-    work = Threads(_WORKERS)
-
-    def blobstash(address: Address) -> Remote:
-        return Remote(Http(client, address.url, credentials(address)), address.place)
-
-    def connect(address: Address, ours: Callable[[], Tree], sketches: Sketches) -> Replica:
-        if address.protocol == "blobstash":
-            return BlobstashPeer(blobstash(address), ours, work, one_way=address.one_way)
-        http = Http(client, address.url, credentials(address))
-        return NativePeer(HttpWire(http), address.place, node_id, sketches)
-
-    files = DiskFiles(directory.path)
-    store = DiskStore(files, directory.path / "index.sqlite", Lane, work)
-    node = Node(config, identity, store, connect, work, Random())  # noqa: S311 - jitter
-    stop = anyio.Event()
-    async with client, create_task_group() as group:
-        group.start_soon(_until_signal, stop)
-        actors = anyio.CancelScope()
-        failures: list[StoreError | OSError] = []
-        group.start_soon(_run, node, actors, stop, failures)
-        announce(f"mesh node {name} ({node_id.hex()}) listening on {url}, data in {config.data}")
-        await serve(
-            create_app(node, config.backend, blobstash, stop), listener, config.backend, stop,
-            config.shutdown_seconds,
-        )  # fmt: skip
-        actors.cancel()
-        group.cancel_scope.cancel()
-    if failures:
-        raise _cannot_start(failures[0]) from failures[0]
-    log.info("stopped")
-
-
-async def _run(
-    node: Node,
-    scope: anyio.CancelScope,
-    stop: anyio.Event,
-    failures: list[StoreError | OSError],
-) -> None:
-    """The actors. A store that cannot be opened stops the server first, and is then said."""
-    with scope:
+    async with assembled(config, directory, config.backend) as parts:
+        who = f"{parts.identity.name} ({parts.identity.node_id.hex()})"
+        announce(f"mesh node {who} listening on {url}, data in {config.data}")
         try:
-            await node.run()
+            await beside(
+                partial(_until_signal, parts.stop), partial(run_until_stopped, parts, listener)
+            )
         except (StoreError, OSError) as error:
-            failures.append(error)
-            stop.set()
+            raise _cannot_start(error) from error
+    log.info("stopped")
 
 
 def _cannot_start(error: BaseException) -> ConfigError:

@@ -1,0 +1,114 @@
+"""The composition root: one node put together from its parts, for `mesh run` and for programs.
+
+Nothing here belongs to the process as a whole: no signals, no logging, no limits, no settings of
+the interpreter. `mesh run` owns its process and sets those (cli/run.py). A program that has a node
+inside owns them itself.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+
+import anyio
+from anyio import create_task_group
+
+from mesh.blobstash.peer import BlobstashPeer
+from mesh.blobstash.remote import Remote
+from mesh.config import Address, Config
+from mesh.core.tree import Tree
+from mesh.errors import StoreError
+from mesh.node import Identity, Node
+from mesh.offload import Lane, Threads
+from mesh.server.app import Asgi, create_app
+from mesh.server.serve import serve
+from mesh.store.directory import DataDirectory
+from mesh.store.disk import DiskStore
+from mesh.store.files import DiskFiles
+from mesh.transport.base import Replica, Sketches
+from mesh.transport.http import Http, HttpWire, credentials, new_client
+from mesh.transport.native import NativePeer
+
+# Threads that hash and write: hashing releases the lock, so as many as cores are of use, and two
+# more keep the disk busy meanwhile.
+_WORKERS = (os.cpu_count() or 2) + 2
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A node that is put together: its actors, its HTTP application, and what asks it to stop."""
+
+    node: Node
+    app: Asgi
+    backend: str
+    stop: anyio.Event
+
+    @property
+    def identity(self) -> Identity:
+        """Who the node is."""
+        return self.node.identity
+
+
+@asynccontextmanager
+async def assembled(config: Config, directory: DataDirectory, backend: str) -> AsyncIterator[Parts]:
+    """The parts of the node of `directory`; `backend` is asyncio or trio, as the loop that runs.
+
+    Nothing runs yet: see `run_until_stopped`. The connections to peers end with the context.
+    """
+    node_id = directory.node_id
+    name = config.name or f"node-{node_id.hex()[:8]}"
+    identity = Identity(node_id, secrets.token_bytes(8), name)
+    work = Threads(_WORKERS)
+    stop = anyio.Event()
+    async with new_client() as client:
+
+        def blobstash(address: Address) -> Remote:
+            return Remote(Http(client, address.url, credentials(address)), address.place)
+
+        def connect(address: Address, ours: Callable[[], Tree], sketches: Sketches) -> Replica:
+            if address.protocol == "blobstash":
+                return BlobstashPeer(blobstash(address), ours, work, one_way=address.one_way)
+            http = Http(client, address.url, credentials(address))
+            return NativePeer(HttpWire(http), address.place, node_id, sketches)
+
+        files = DiskFiles(directory.path)
+        store = DiskStore(files, directory.path / "index.sqlite", Lane, work)
+        node = Node(config, identity, store, connect, work, Random())  # noqa: S311 - jitter
+        yield Parts(node, create_app(node, backend, blobstash, stop), backend, stop)
+
+
+async def run_until_stopped(parts: Parts, listener: socket.socket | None) -> None:
+    """Run the actors, and serve on `listener` if there is one, until `parts.stop` is set.
+
+    Then requests under way may end for up to `shutdown_seconds`, and the store is closed.
+    Raises the StoreError or OSError for which the store could not be opened.
+    """
+    actors = anyio.CancelScope()
+    failures: list[StoreError | OSError] = []
+    async with create_task_group() as group:
+        group.start_soon(_run_actors, parts, actors, failures)
+        if listener is None:
+            await parts.stop.wait()
+        else:
+            grace = parts.node.config.shutdown_seconds
+            await serve(parts.app, listener, parts.backend, parts.stop, grace)
+        actors.cancel()
+    if failures:
+        raise failures[0]
+
+
+async def _run_actors(
+    parts: Parts, scope: anyio.CancelScope, failures: list[StoreError | OSError]
+) -> None:
+    """The actors. A store that cannot be opened stops the server first, and is then said."""
+    with scope:
+        try:
+            await parts.node.run()
+        except (StoreError, OSError) as error:
+            failures.append(error)
+            parts.stop.set()
