@@ -46,7 +46,7 @@ class DiskWatch:
         self._look = anyio.Event()
 
     def status(self) -> StoreStatus:
-        """A snapshot."""
+        """As it is now."""
         room = self._room
         return StoreStatus(
             state=self.condition.state,

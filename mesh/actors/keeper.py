@@ -82,7 +82,7 @@ _Puts = list[Request[_Put, list[bool]]]
 class Keeper:
     """Commits in groups: everything that arrived during one commit goes into the next.
 
-    `tree` is an immutable snapshot, replaced after every commit; None while it is being built.
+    `tree` is immutable, and replaced after every commit; None while it is being built.
     The claims are changed by plain calls, between two awaits, on the event loop that owns them.
     """
 

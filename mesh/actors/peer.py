@@ -171,7 +171,7 @@ class Peer:
         return _since(self.standing.pulled)
 
     def status(self, root: Digest | None) -> PeerStatus:
-        """A snapshot; `root` is ours."""
+        """As it is now; `root` is ours."""
         standing = self.standing
         here, there = standing.missing(root)
         moved = self._moved

@@ -19,7 +19,7 @@ from mesh.actors.keeper import Keeper
 from mesh.actors.large import take_pushed
 from mesh.actors.round import Limits
 from mesh.actors.sketcher import Sketcher
-from mesh.actors.snapshots import Snapshots
+from mesh.actors.earlier import EarlierTrees
 from mesh.actors.transfer import Intake, frames_of
 from mesh.core.cells import MAX_CELLS, estimate, worth_sending
 from mesh.core.digest import Digest, parse_digest, split_digests
@@ -120,7 +120,7 @@ class Service:
         self._hello = hello
         self._known = known
         self._sketcher = sketcher
-        self._snapshots = Snapshots()
+        self._earlier = EarlierTrees()
         self._streams = anyio.Semaphore(_STREAMS)
 
     async def call(self, path: str, body: bytes) -> bytes:
@@ -200,7 +200,7 @@ class Service:
             tree = moment.tree
             if asker.root == tree.root:
                 return self._stand(asker, tree)
-        self._snapshots.keep(tree, anyio.current_time())
+        self._earlier.keep(tree, anyio.current_time())
         if moment is not None and (cells := _worth(moment, asker)):
             return msgspec.structs.replace(self._stand(asker, tree), cells=cells)
         (top,) = answer(tree, [Ask("")], SHORT_HASH)
@@ -226,7 +226,7 @@ class Service:
         moment = self._sketcher.find(Digest(request.root))
         if moment is None or moment.sketch.key.id != request.key:
             return CellsReply(cells=None)
-        self._snapshots.keep(moment.tree, anyio.current_time(), asked=True)
+        self._earlier.keep(moment.tree, anyio.current_time(), asked=True)
         stop = min(request.stop, request.start + MAX_CELLS)
         return CellsReply(cells=moment.sketch.cells(request.start, stop))
 
@@ -235,10 +235,10 @@ class Service:
         prefixes = _cut(request.prefixes, request.width)
         present = self._keeper.ready_tree()
         root = Digest(request.root)
-        tree = present if present.root == root else self._snapshots.find(root)
+        tree = present if present.root == root else self._earlier.find(root)
         if tree is None:
             return FindReply(found=None)
-        self._snapshots.keep(tree, anyio.current_time(), asked=True)
+        self._earlier.keep(tree, anyio.current_time(), asked=True)
         if len(prefixes) <= _AT_ONCE:
             return FindReply(found=find(tree, prefixes))
         return FindReply(found=await self._limits.work(find, tree, prefixes))
@@ -247,12 +247,12 @@ class Service:
         _check_set(request.set)
         present = self._keeper.ready_tree()
         root = Digest(request.root)
-        tree = present if present.root == root else self._snapshots.find(root)
+        tree = present if present.root == root else self._earlier.find(root)
         now = anyio.current_time()
         if tree is None:
-            self._snapshots.keep(present, now)
+            self._earlier.keep(present, now)
             return TreeReply(root=present.root, count=len(present), answers=[])
-        self._snapshots.keep(tree, now, asked=True)
+        self._earlier.keep(tree, now, asked=True)
         for ask in request.asks:
             _check_ask(ask)
         answers = answer(tree, request.asks, request.width)

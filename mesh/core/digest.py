@@ -18,7 +18,11 @@ Digest = NewType("Digest", bytes)
 DIGEST_SIZE = 32
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_HEX_PREFIX = re.compile(r"[0-9a-f]{0,64}", re.ASCII)
+_HEX_PREFIX = re.compile(r"[0-9a-fA-F]{0,64}", re.ASCII)
+
+# A digest that is typed may be cut to so many digits. Among a million blobs, one in 17 such
+# prefixes begins two of them; with fewer digits a typing error would often name a blob.
+SHORTEST = 6
 
 
 def new_hasher() -> blake2b:
@@ -39,10 +43,23 @@ def parse_digest(text: str) -> Digest:
 
 
 def parse_prefix(text: str) -> str:
-    """`text` itself when it is a prefix of a digest, "" included; InputError otherwise."""
+    """`text` in lower case when it is a prefix of a digest, "" included; InputError otherwise."""
     if not _HEX_PREFIX.fullmatch(text):
-        raise InputError(f"not a prefix: {_shown(text)}; expected up to 64 lower-case hex digits")
-    return text
+        raise InputError(f"not a prefix: {_shown(text)}; expected up to 64 hex digits")
+    return text.lower()
+
+
+def parse_name(text: str) -> str:
+    """What a person typed for a blob, in lower case: a digest, or a prefix of at least SHORTEST.
+
+    InputError otherwise.
+    """
+    if not _HEX_PREFIX.fullmatch(text) or len(text) < SHORTEST:
+        raise InputError(
+            f"not a digest: {_shown(text)}; expected 64 hex digits, or at least the first "
+            f"{SHORTEST}"
+        )
+    return text.lower()
 
 
 def split_digests(joined: bytes) -> list[Digest]:

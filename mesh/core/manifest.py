@@ -18,7 +18,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mesh.core.digest import DIGEST_SIZE, Digest, parse_digest
-from mesh.decoding import from_hex, json_of, legible, utf8
+from mesh.core.spelling import spelled, unspelled
+from mesh.decoding import json_of, legible
 from mesh.errors import InputError, Undecodable, printable
 
 VERSION = 1
@@ -267,7 +268,7 @@ def _text(entry: Entry) -> bytes:
 
 
 def _to_wire(entry: Entry) -> _Wire:
-    path, path_hex = _spelled(entry.path)
+    path, path_hex = spelled(entry.path)
     if isinstance(entry, File):
         return _WireFile(
             path=path,
@@ -278,31 +279,14 @@ def _to_wire(entry: Entry) -> _Wire:
         )
     if isinstance(entry, Directory):
         return _WireDirectory(path=path, path_hex=path_hex, mode=entry.mode)
-    target, target_hex = _spelled(entry.target)
+    target, target_hex = spelled(entry.target)
     return _WireLink(path=path, path_hex=path_hex, target=target, target_hex=target_hex)
 
 
 def _from_wire(wire: _WireFile | _WireDirectory | _WireLink) -> Entry:
-    path = _name("path", wire.path, wire.path_hex)
+    path = unspelled("path", wire.path, wire.path_hex)
     if isinstance(wire, _WireFile):
         return File(path, wire.mode, wire.size, parse_digest(wire.digest))
     if isinstance(wire, _WireDirectory):
         return Directory(path, wire.mode)
-    return Link(path, _name("target", wire.target, wire.target_hex))
-
-
-def _spelled(name: bytes) -> tuple[str | UnsetType, str | UnsetType]:
-    """`name` as the values of the text field and of the hex field: one of the two is UNSET."""
-    try:
-        return utf8(name), UNSET
-    except Undecodable:
-        return UNSET, name.hex()
-
-
-def _name(field: str, text: str | UnsetType, in_hex: str | UnsetType) -> bytes:
-    """The bytes that one of the two fields spells; ValueError unless it is exactly one."""
-    if isinstance(text, str) and in_hex is UNSET:
-        return text.encode()
-    if isinstance(in_hex, str) and text is UNSET:
-        return from_hex(in_hex)
-    raise ValueError(f"needs either `{field}` or `{field}_hex`")
+    return Link(path, unspelled("target", wire.target, wire.target_hex))

@@ -170,7 +170,7 @@ def test_the_digest_of_a_range_is_that_of_the_bucket_which_holds_it(
     assert hash_sorted(digests, depth) == oracle_bucket(digests, stem)[1]
 
 
-# --- snapshots -------------------------------------------------------------------------------
+# --- earlier trees ---------------------------------------------------------------------------
 
 
 @quick

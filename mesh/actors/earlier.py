@@ -26,7 +26,7 @@ class _Kept(NamedTuple):
     asked: bool
 
 
-class Snapshots:
+class EarlierTrees:
     """Recent trees by root."""
 
     def __init__(self) -> None:
