@@ -15,11 +15,11 @@ from typing import Protocol
 import anyio
 import msgspec
 
+from mesh.actors.earlier import EarlierTrees
 from mesh.actors.keeper import Keeper
 from mesh.actors.large import take_pushed
 from mesh.actors.round import Limits
 from mesh.actors.sketcher import Sketcher
-from mesh.actors.earlier import EarlierTrees
 from mesh.actors.transfer import Intake, frames_of
 from mesh.core.cells import MAX_CELLS, estimate, worth_sending
 from mesh.core.digest import Digest, parse_digest, split_digests

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 
+from mesh.cli.naming import digest_named
 from mesh.cli.restore import CannotRestore, Restorer
 from mesh.cli.streams import is_closed
 from mesh.cli.target import target
@@ -23,9 +24,13 @@ _GROUP_FILES = 1000
 _GROUP_BYTES = 16 * 1024 * 1024
 
 
-async def get(node: Address, digest: Digest, output: str | None) -> None:
-    """Write a blob to standard output or, once it is whole and right, to a file."""
+async def get(node: Address, name: str, output: str | None) -> None:
+    """Write a blob to standard output or, once it is whole and right, to a file.
+
+    `name`: its digest, or a prefix that begins no other on the node.
+    """
     async with node_client(node) as client:
+        digest = await digest_named(client, name)
         if output is None:
             if is_closed(1):
                 raise BrokenPipeError  # nobody reads the blob, as at the end of a broken pipe
@@ -52,10 +57,10 @@ async def _checked(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncIterato
         raise Corrupt(f"what came as blob {digest.hex()} is {hasher.hexdigest()}")
 
 
-async def get_tree(node: Address, digest: Digest, directory: Path, *, force: bool) -> bool:
+async def get_tree(node: Address, name: str, directory: Path, *, force: bool) -> bool:
     """Restore a directory; whether everything could be. Failures are named on stderr."""
     async with node_client(node) as client:
-        manifest = decode(await _manifest(client, digest))
+        manifest = decode(await _manifest(client, await digest_named(client, name)))
         with Restorer(directory, manifest, force=force) as restorer:
             restorer.directories()
             restore = _Restore(client, restorer)

@@ -92,6 +92,11 @@ class NodeClient:
         self._http = http
         self._place = place
 
+    @property
+    def place(self) -> str:
+        """host:port, as errors name the node."""
+        return self._place
+
     async def put_stream(self, body: Body, size: int | None) -> Stored:
         """Store one blob of any size that streams in; `size` when it is known before."""
         headers = {"content-length": str(size)} if size is not None else {}
@@ -132,6 +137,11 @@ class NodeClient:
             if page.next is None:
                 return
             params["after"] = page.next
+
+    async def beginning(self, prefix: str, most: int) -> list[ListedBlob]:
+        """Up to `most` of the blobs below a prefix, the first ones; one request."""
+        params = {"prefix": prefix, "limit": str(most)}
+        return (await self._ask(_Page, "GET", "/v1/blobs", params=params)).blobs
 
     async def status(self, kind: type[T]) -> T:
         """How the node and its peers stand."""

@@ -425,11 +425,12 @@ def test_a_blob_that_is_missing_leaves_nothing_behind(run: Run, tmp_path: Path) 
     failed(run("get", NEVER_PUT, "-o", kept), 1)
     assert kept.read_bytes() == b"what was there"
     failed(run("get", "--tree", NEVER_PUT, tmp_path / "tree"), 1)
+    assert "no blob on" in failed(run("get", NEVER_PUT[1:]), 1)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_get_asked_wrongly_is_2(run: Run, tmp_path: Path) -> None:
-    for digest in ("", "zz", NEVER_PUT[1:], "A" * 64, NEVER_PUT + "\n", b"\xff" * 64):
+    for digest in ("", "zz", "12345", "G" * 64, NEVER_PUT + "\n", b"\xff" * 64):
         failed(run("get", digest), 2)
     failed(run("get", NEVER_PUT, "-o", tmp_path / "no" / "such" / "directory"), 2)
     for arguments in ([tmp_path], ["--tree"], ["--force"], ["--tree", tmp_path, "-o", "x"]):
@@ -454,7 +455,9 @@ def test_ls_lists_digests_and_sizes(run: Run, node: NodeProcess) -> None:
     assert [line.split() for line in some] == [one for one in lines if one[0].startswith(prefix)]
     objects = [json.loads(line) for line in run("ls", "--json").stdout.splitlines()]
     assert [[one["digest"], str(one["size"])] for one in objects] == lines
-    for bad in ("XY", "A", "0" * 65):
+    assert run("ls", prefix.upper()).stdout.decode().splitlines() == some
+    failed(run("ls", prefix, "--prefix", prefix), 2)
+    for bad in ("XY", "G", "0" * 65):
         failed(run("ls", "--prefix", bad), 2)
 
 

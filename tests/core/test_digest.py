@@ -9,6 +9,7 @@ from mesh.core.digest import (
     digest_of,
     new_hasher,
     parse_digest,
+    parse_name,
     parse_prefix,
     split_digests,
 )
@@ -24,7 +25,6 @@ B2SUM = {
 HEX = "0123456789abcdef" * 4
 
 NOT_HEX = {
-    "a capital": "A" + HEX[1:],
     "a letter beyond f": "g" + HEX[1:],
     "a blank in front": " " + HEX[1:],
     "a blank in the middle": HEX[:2] + " " + HEX[3:],
@@ -68,6 +68,11 @@ def test_neither_digest_nor_prefix_with(text: str) -> None:
         parse_prefix(text)
 
 
+def test_a_digest_in_a_message_or_a_path_is_in_lower_case() -> None:
+    with pytest.raises(InputError):
+        parse_digest("A" + HEX[1:])
+
+
 @pytest.mark.parametrize("length", [0, 1, 62, 63])
 def test_a_part_of_a_digest_is_a_prefix_but_not_a_digest(length: int) -> None:
     assert parse_prefix(HEX[:length]) == HEX[:length]
@@ -81,15 +86,17 @@ def test_a_whole_digest_is_a_prefix() -> None:
 
 @quick
 @given(st.text("0123456789abcdefAFgx \n\uff10", max_size=70))
-def test_only_lower_case_hex_is_taken(text: str) -> None:
-    if len(text) <= 64 and set(text) <= set("0123456789abcdef"):
-        assert parse_prefix(text) == text
-    else:
-        with pytest.raises(InputError):
-            parse_prefix(text)
+def test_only_hex_is_taken_in_either_case(text: str) -> None:
+    good = len(text) <= 64 and set(text) <= set("0123456789abcdefAF")
+    for parse, least in ((parse_prefix, 0), (parse_name, 6)):
+        if good and len(text) >= least:
+            assert parse(text) == text.lower()
+        else:
+            with pytest.raises(InputError):
+                parse(text)
 
 
-@pytest.mark.parametrize("parse", [parse_digest, parse_prefix])
+@pytest.mark.parametrize("parse", [parse_digest, parse_prefix, parse_name])
 def test_an_error_shows_little_of_the_input_and_nothing_raw(parse) -> None:
     with pytest.raises(InputError) as caught:
         parse("\x1b[2J\n\u202eé" + "x" * 1_000_000)

@@ -88,7 +88,9 @@ def test_nonsense_that_begins_as_a_snapshot_is_none(data: bytes) -> None:
 def test_it_is_the_json_that_others_write() -> None:
     assert encode(ONE) == as_json()
     assert encode(msgspec.structs.replace(ONE, tag="höliday")) == as_json(tag="höliday")
-    assert encode(msgspec.structs.replace(ONE, path=b"/\xff")) == as_json(path=None, path_hex="2fff")
+    assert encode(msgspec.structs.replace(ONE, path=b"/\xff")) == as_json(
+        path=None, path_hex="2fff"
+    )
 
 
 @pytest.mark.parametrize(

@@ -671,7 +671,8 @@ def test_a_listing_by_prefix_has_that_prefix_only(node: NodeProcess) -> None:
     name = hexed(SMALL)
     for length in (0, 1, 2, 3, 17, 63, 64):
         prefix = name[:length]
-        found = [blob["digest"] for blob in listing(node, f"?prefix={prefix}")["blobs"]]
+        spelled = prefix.upper() if length % 2 else prefix
+        found = [blob["digest"] for blob in listing(node, f"?prefix={spelled}")["blobs"]]
         assert found == [one for one in everything if one.startswith(prefix)]
     assert listing(node, f"?prefix={name}&after={name}") == {"blobs": [], "next": None}
     assert listing(node, f"?after={'f' * 64}") == {"blobs": [], "next": None}
@@ -680,7 +681,7 @@ def test_a_listing_by_prefix_has_that_prefix_only(node: NodeProcess) -> None:
 
 
 BAD_QUERIES = (
-    "prefix=XY", "prefix=%00", "prefix=0%0a", "prefix=" + "0" * 65, "prefix=%D9%A0", "prefix=0A",
+    "prefix=XY", "prefix=%00", "prefix=0%0a", "prefix=" + "0" * 65, "prefix=%D9%A0", "prefix=0G",
     "after=00", "after=zz", "after=" + "A" * 64, "after=" + "0" * 64 + "%0a",
     "limit=0", "limit=-1", "limit=x", "limit=1.5", "limit=10001", "limit=1e3", "limit=%D9%A3",
     "limit=99999999999999999999999", "limit=000000001999999999",

@@ -20,7 +20,7 @@ from mesh.errors import InputError
 
 
 def get_command(
-    digest: Annotated[str, typer.Argument(help="64 hex digits")],
+    digest: Annotated[str, typer.Argument(help="the digest, or at least its first 6 digits")],
     directory: Annotated[str | None, typer.Argument(help="with --tree: where to restore")] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="write to this file; - for standard output")
@@ -32,9 +32,9 @@ def get_command(
 ) -> None:
     """Fetch a blob to standard output or a file, or restore a directory."""
     from mesh.cli import get
-    from mesh.core.digest import parse_digest
+    from mesh.core.digest import parse_name
 
-    name = parse_digest(digest)
+    name = parse_name(digest)
     if tree:
         if directory is None or output is not None:
             raise InputError("get --tree takes a digest and a directory")
