@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A room may import those below it, and none beside it.
 LEVELS = (
-    ("errors", "version"),
+    ("errors", "settings", "version"),
     ("decoding",),
     ("core",),
     ("config", "offload", "racing", "status"),

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mesh.cli.arguments import Client, Judged
-from mesh.cli.commands import blobstash, find, get, node, put, scrub, standing, store
+from mesh.cli.commands import blobstash, config, find, get, node, put, scrub, standing, store
 from mesh.cli.commands.common import RUNNER, exit_unless
 from mesh.errors import ConfigError, InputError, MeshError, one_line
 
@@ -51,6 +51,7 @@ app.command("status", cls=Client)(standing.status_command)
 app.command("sync", cls=Client)(standing.sync_command)
 app.command("wait", cls=Client)(standing.wait_command)
 app.command("scrub", cls=Client)(scrub.scrub_command)
+app.add_typer(config.config_app, name="config")
 app.add_typer(blobstash.blobstash_app, name="blobstash")
 app.add_typer(store.store_app, name="store")
 

@@ -1,7 +1,7 @@
 """The configuration of a node: file < environment < flags, and no typo goes unnoticed."""
 
 from mesh.config.keys import Secret, read_keys
-from mesh.config.loading import load
+from mesh.config.loading import Given, Sources, given, load, problems
 from mesh.config.peers import (
     BLOBSTASH_PORT,
     DIRECTIONS,
@@ -26,15 +26,19 @@ __all__ = [
     "MOST_CELLS",
     "Address",
     "Config",
+    "Given",
     "PeerEntry",
     "Secret",
+    "Sources",
     "flag_peers",
+    "given",
     "is_loopback",
     "join_host",
     "load",
     "parse_listen",
     "parse_peer",
     "parse_size",
+    "problems",
     "read_keys",
     "redacted",
     "split_peers",

@@ -20,19 +20,17 @@ import difflib
 import logging
 import re
 
-import msgspec
-
-from mesh.config.schema import Config
 from mesh.errors import ConfigError
+from mesh.settings import SETTINGS
 
 log = logging.getLogger("mesh")
 
 _PREFIX = "MESH_"
 
-_SETTINGS = tuple(field.name for field in msgspec.structs.fields(Config))
+_SETTINGS = tuple(SETTINGS)
 
 # Read by the client commands alone.
-_OF_CLIENTS = ("MESH_NODE",)
+_OF_CLIENTS = ("MESH_NODE", "MESH_CONTROL_KEY_FILE")
 
 # Behind the name of a service or of a link, which may itself have begun with `mesh`:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables and

@@ -5,75 +5,59 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from mesh.settings import help_of
+
 
 def run_command(
-    listen: Annotated[
-        str | None, typer.Option(help="host:port, port 0 for any free one; default 127.0.0.1:7280")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="directory for the blobs; default ./data")
-    ] = None,
-    peers: Annotated[
-        list[str] | None, typer.Option(help="a,b,c: host, host:port, URL, name=URL")
-    ] = None,
-    interval: Annotated[
-        float | None, typer.Option(help="seconds between rounds; default 30")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="what peers call this node; default from its id")
-    ] = None,
-    backend: Annotated[str | None, typer.Option(help="asyncio (default) or trio")] = None,
-    max_blob: Annotated[
-        str | None, typer.Option(help="largest blob that clients may put; default 1GiB")
-    ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="allow listening beyond loopback")
-    ] = None,
-    key_file: Annotated[
-        str | None, typer.Option(help="file of the keys that this node accepts, one a line")
-    ] = None,
-    peer_key_file: Annotated[
-        str | None, typer.Option(help="file with the key that this node shows to peers")
-    ] = None,
+    listen: Annotated[str | None, typer.Option(help=help_of("listen"))] = None,
+    data: Annotated[str | None, typer.Option(help=help_of("data"))] = None,
+    peers: Annotated[list[str] | None, typer.Option(help=help_of("peers"))] = None,
+    interval: Annotated[float | None, typer.Option(help=help_of("interval_seconds"))] = None,
+    name: Annotated[str | None, typer.Option(help=help_of("name"))] = None,
+    backend: Annotated[str | None, typer.Option(help=help_of("backend"))] = None,
+    max_blob: Annotated[str | None, typer.Option(help=help_of("max_blob_bytes"))] = None,
+    insecure: Annotated[bool | None, typer.Option("--insecure", help=help_of("insecure"))] = None,
+    key_file: Annotated[str | None, typer.Option(help=help_of("key_file"))] = None,
+    peer_key_file: Annotated[str | None, typer.Option(help=help_of("peer_key_file"))] = None,
     blobstash: Annotated[
-        bool | None, typer.Option("--blobstash/--no-blobstash", help="answer BlobStash's requests")
+        bool | None, typer.Option("--blobstash/--no-blobstash", help=help_of("blobstash"))
     ] = None,
     read_through: Annotated[
         bool | None,
-        typer.Option(
-            "--read-through/--no-read-through", help="fetch a blob that is not here from a peer"
-        ),
+        typer.Option("--read-through/--no-read-through", help=help_of("read_through")),
     ] = None,
-    node_id: Annotated[
-        str | None, typer.Option(help="refuse a data directory of another node; 32 hex digits")
-    ] = None,
-    config: Annotated[str | None, typer.Option(help="a TOML file")] = None,
+    node_id: Annotated[str | None, typer.Option(help=help_of("node_id"))] = None,
+    config: Annotated[str | None, typer.Option(help="a TOML file; see mesh config init")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
 ) -> None:
     """Run a node in the foreground, until Ctrl-C or SIGTERM."""
     from mesh.cli import run
-    from mesh.config import flag_peers, load, parse_size
+    from mesh.config import load
 
-    flags = {
-        "listen": listen,
-        "data": data,
-        "peers": flag_peers(peers),
-        "interval_seconds": interval,
-        "name": name,
-        "backend": backend,
-        "max_blob_bytes": parse_size(max_blob) if max_blob is not None else None,
-        "insecure": insecure,
-        "key_file": key_file,
-        "peer_key_file": peer_key_file,
-        "blobstash": blobstash,
-        "read_through": read_through,
-        "node_id": node_id,
-    }
+    flags = flags_of(
+        listen=listen, data=data, peers=peers, interval=interval, name=name, backend=backend,
+        max_blob=max_blob, insecure=insecure, key_file=key_file, peer_key_file=peer_key_file,
+        blobstash=blobstash, read_through=read_through, node_id=node_id,
+    )  # fmt: skip
     run.start_logging(log_level)
     run.hide_keys(sys.argv)
     file = Path(config) if config is not None else None
     run.run_node(load(file, os.environ, flags), lambda line: print(line, flush=True))
+
+
+def flags_of(
+    *, peers: list[str] | None, interval: float | None, max_blob: str | None, **others: Any
+) -> dict[str, Any]:
+    """The settings that the options of `mesh run` stand for, None for those that are not given."""
+    from mesh.config import flag_peers, parse_size
+
+    return {
+        "peers": flag_peers(peers),
+        "interval_seconds": interval,
+        "max_blob_bytes": parse_size(max_blob) if max_blob is not None else None,
+        **others,
+    }

@@ -1,0 +1,66 @@
+"""`mesh config`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesh.cli.arguments import Judged
+from mesh.cli.commands.common import exit_unless
+
+config_app = typer.Typer(
+    help="Write, show and check the settings of a node (mesh.toml).", no_args_is_help=True
+)
+
+
+@config_app.command("init", cls=Judged)
+def config_init_command() -> None:
+    """Print a complete mesh.toml, in which every setting is explained.
+
+    Example: mesh config init > mesh.toml
+    """
+    from mesh.cli import config
+
+    print(config.template(), end="")
+
+
+@config_app.command(
+    "show",
+    cls=Judged,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def config_show_command(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+) -> None:
+    """Show what `mesh run` would use with the same options, and where each value comes from.
+
+    Keys are not shown. Example: mesh config show --config mesh.toml
+    """
+    from mesh.cli import config
+    from mesh.cli.commands import node
+
+    run = typer.Typer()
+    run.command(cls=Judged)(node.run_command)
+    given = typer.main.get_command(run).make_context("mesh config show", context.args).params
+    file, _ = given.pop("config"), given.pop("log_level")
+    path = Path(file) if file is not None else None
+    config.show(path, os.environ, node.flags_of(**given), as_json=as_json)
+
+
+@config_app.command("check", cls=Judged)
+def config_check_command(
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="a mesh.toml; without it, MESH_* alone")
+    ] = None,
+) -> None:
+    """Say all that is wrong with a file and the environment, or "ok"; exit 1 if anything is.
+
+    Example: mesh config check /etc/mesh/mesh.toml
+    """
+    from mesh.cli import config
+
+    exit_unless(config.check(Path(file) if file is not None else None, os.environ))
