@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import tomllib
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Generic, TypeVar, overload
@@ -75,6 +74,8 @@ def _messagepack(kind: Any) -> Format[Any]:
 
 def from_toml(data: bytes) -> dict[str, Any]:
     """The tables and values of a TOML file; Undecodable when it is none."""
+    import tomllib  # here, since a command that talks to a node reads no file of settings
+
     try:
         return tomllib.loads(utf8(data))
     except RecursionError as error:

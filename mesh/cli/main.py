@@ -7,6 +7,7 @@ streams of streams.py. What each command takes is in commands/.
 from __future__ import annotations
 
 import sys
+from copy import copy
 from typing import Annotated
 
 import typer
@@ -86,7 +87,7 @@ def main() -> None:
     code = 0
     try:
         try:
-            app()
+            _needed(sys.argv[1:])()
         finally:
             sys.stdout.flush()
     except* (ConfigError, InputError) as errors:
@@ -100,6 +101,21 @@ def main() -> None:
     except* KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _needed(words: list[str]) -> typer.Typer:
+    """The app with the one command that `words` begin with, or whole where they begin otherwise.
+
+    typer judges the parameters of every command that it is given. For all of ours that takes as
+    long as a request to a node.
+    """
+    commands = [each for each in app.registered_commands if [each.name] == words[:1]]
+    groups = [each for each in app.registered_groups if [each.name] == words[:1]]
+    if not commands and not groups:
+        return app
+    narrow = copy(app)
+    narrow.registered_commands, narrow.registered_groups = commands, groups
+    return narrow
 
 
 def _said(errors: BaseExceptionGroup[Exception], code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -13,6 +14,10 @@ T = TypeVar("T")
 
 # What ends a command as Ctrl-C does: a service manager, `timeout`, `kill`, a terminal that goes.
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
+# How many objects come before Python looks for cycles, once all is loaded (see __main__.py): as by
+# default.
+_COLLECT = (700, 10, 10)
 
 
 class Runner:
@@ -38,6 +43,8 @@ class Runner:
                 signal.signal(number, self._end)
         import anyio  # here, since the help of a command needs no event loop
 
+        gc.freeze()
+        gc.set_threshold(*_COLLECT)
         try:
             return anyio.run(command, *args)
         except KeyboardInterrupt:

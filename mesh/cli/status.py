@@ -5,9 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mesh.cli.words import size_text
 from mesh.config import Address
@@ -42,6 +39,10 @@ def _print_peers(peers: list[PeerStatus]) -> None:
     if not peers:
         print("no peers")
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table("peer", "state", "in sync", "missing here", "missing there", "last success")
     for peer in peers:
         table.add_row(*map(Text, _row(peer)))
@@ -54,6 +55,10 @@ def _print_inbound(nodes: list[InboundStatus]) -> None:
     """The nodes that pull from this one and are not among its peers."""
     if not nodes:
         return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table("inbound", "node id", "in sync", "blobs", "lacks at least", "last seen")
     for node in nodes:
         row = (

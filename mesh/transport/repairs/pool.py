@@ -46,14 +46,17 @@ class Pool(httpx.AsyncBaseTransport):
     """Connections to any number of servers, HTTP/1.1, for an httpx client."""
 
     def __init__(self, *, connections: int, idle: int, keepalive: float) -> None:
-        """`connections` in all, `idle` of them kept for up to `keepalive` seconds."""
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(),
-            max_connections=connections,
-            max_keepalive_connections=idle,
-            keepalive_expiry=keepalive,
-            network_backend=WideBackend(),
-        )
+        """`connections` by TLS and as many in the clear, `idle` of them kept.
+
+        They are kept for up to `keepalive` seconds.
+        """
+        self._options: dict[str, Any] = {
+            "max_connections": connections,
+            "max_keepalive_connections": idle,
+            "keepalive_expiry": keepalive,
+            "network_backend": WideBackend(),
+        }
+        self._pools: dict[bool, httpcore.AsyncConnectionPool] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; the response as soon as its head is there. httpx's errors only."""
@@ -61,7 +64,7 @@ class Pool(httpx.AsyncBaseTransport):
             raise TypeError("a request for an asynchronous client")
         url = request.url
         with _as_httpx():
-            response = await self._pool.handle_async_request(
+            response = await self._pool_of(url).handle_async_request(
                 httpcore.Request(
                     method=request.method,
                     url=httpcore.URL(
@@ -82,7 +85,20 @@ class Pool(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._pool.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
+
+    def _pool_of(self, url: httpx.URL) -> httpcore.AsyncConnectionPool:
+        """The pool for TLS, or the one without.
+
+        Each is made when it is first used: reading the certificates of the system takes 25 ms,
+        which is an eighth of `mesh status` against a node on loopback.
+        """
+        secure = url.scheme == "https"
+        if secure not in self._pools:
+            context = ssl.create_default_context() if secure else None
+            self._pools[secure] = httpcore.AsyncConnectionPool(context, **self._options)
+        return self._pools[secure]
 
 
 class _Body(httpx.AsyncByteStream):
