@@ -181,6 +181,7 @@ class Node:
             blobs=totals.blobs,
             bytes=totals.bytes,
             uptime_seconds=now - self._began if self._began is not None else 0.0,
+            max_blob_bytes=self.config.most_per_put(),
             wanted_blobs=wants.total,
             wanted=[WantedStatus(w.digest.hex(), w.reason, w.since) for w in wants.first],
             store=self.keeper.disk.status(),

@@ -197,10 +197,12 @@ SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
             Setting(
                 "max_blob_bytes",
                 "size",
-                '"1GiB"',
+                "",
                 "the largest blob that a client may put",
                 "--max-blob",
-                why=("So that a mistake does not fill every node of the mesh.",),
+                unset="as max_replica_bytes",
+                example='"1GiB"',
+                why=("The reserve keeps a mistake from filling the disk, whatever this is.",),
             ),
             Setting(
                 "max_replica_bytes",

@@ -128,6 +128,7 @@ class WantedStatus(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /v1/status`. `root` is null while the tree is being built.
 
+    `max_blob_bytes`: the largest blob that a client may put; null from a node that does not tell.
     `wanted` has the first hundred of the `wanted_blobs`. `inbound`: nodes that pull from this one
     without being its peers.
     """
@@ -140,6 +141,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     blobs: int
     bytes: int
     uptime_seconds: float
+    max_blob_bytes: int | None = None
     wanted_blobs: int = 0
     wanted: list[WantedStatus] = []
     store: StoreStatus

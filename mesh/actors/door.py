@@ -53,11 +53,16 @@ class Door:
         store: BlobStore,
         has: Callable[[Digest], bool],
         missing: Callable[[Digest], None],
+        admit: Callable[[int], None],
     ) -> None:
-        """`has`: whether the tree has a blob; `missing` is told of what the store does not have."""
+        """`has`: whether the tree has a blob; `missing` is told of what the store does not have.
+
+        `admit` raises Full or ReadOnly unless there is room for so many bytes.
+        """
         self._store = store
         self._has = has
         self._missing = missing
+        self._admit = admit
 
     # --- what is here ------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ class Door:
             yield _Hashed()
             return
         async with self._store.incoming() as incoming:
-            yield incoming
+            yield _Admitted(incoming, self._admit)
 
     def resume(
         self, digest: Digest, bringer: Bringer
@@ -169,6 +174,32 @@ class Door:
     async def noted(self, name: str) -> bytes | None:
         """What was kept under a name; None when nothing was."""
         return await self._store.noted(name)
+
+
+class _Admitted:
+    """A blob that arrives, for as long as the disk takes blobs. See store.base.Incoming.
+
+    A blob may be larger than what is left above the reserve, and need not say so before: what it
+    has brought is given up when the disk fills up meanwhile.
+    """
+
+    def __init__(self, incoming: Incoming, admit: Callable[[int], None]) -> None:
+        self._incoming = incoming
+        self._admit = admit
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._incoming.size
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes; Full or ReadOnly when the disk takes no more."""
+        self._admit(0)
+        await self._incoming.write(chunk)
+
+    async def finish(self) -> Item:
+        """All bytes are there."""
+        return await self._incoming.finish()
 
 
 class _Hashed:

@@ -102,8 +102,8 @@ class Keeper:
         blobs again after it did not.
         """
         self._store = store
-        self.door = Door(store, self.has, self.missing)
         self.disk = DiskWatch(store, reserve, on_recovery)
+        self.door = Door(store, self.has, self.missing, self.disk.admit)
         self._on_lost = on_lost
         self._damages: dict[Digest, Damage] = {}
         self._discarding: frozenset[Digest] = frozenset()
@@ -334,6 +334,21 @@ class Keeper:
     def has(self, digest: Digest) -> bool:
         """Whether a blob is in the tree."""
         return self.tree is not None and digest in self.tree
+
+    async def lacking(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Those of `digests` that are not here, or not known to be good.
+
+        Waits until there is a tree, and until what was told as damaged has been dealt with.
+        StoreError when the store is failing: nothing can be said of what it has then.
+        """
+        tree = await self.built()
+        self.disk.vouch()
+        suspects = self._damages.keys() | self._discarding | self._stuck.keys()
+        if suspects:
+            for digest in suspects.intersection(digests):
+                await self.settled(digest)
+            tree, suspects = self.ready_tree(), self._damages.keys() | self._stuck.keys()
+        return [digest for digest in digests if digest not in tree or digest in suspects]
 
     # --- the actor ---------------------------------------------------------------------------
 

@@ -59,9 +59,9 @@ def _rates(config: Config) -> Iterator[str]:
 
 
 def _limits(config: Config) -> Iterator[str]:
-    if not 1 <= config.max_blob_bytes <= config.max_replica_bytes:
+    if not 1 <= config.most_per_put() <= config.max_replica_bytes:
         yield (
-            f"a limit of {config.max_blob_bytes} bytes a blob; expected 1 to what replication "
+            f"a limit of {config.most_per_put()} bytes a blob; expected 1 to what replication "
             f"carries, {config.max_replica_bytes}"
         )
     if config.max_replica_bytes < LARGE_BLOB:

@@ -34,9 +34,9 @@ class Config(
     name: str | None = None
     backend: str = "asyncio"
     interval_seconds: float = 30.0
-    # What a client may put here: large enough for disk images, small enough that a mistake
-    # does not fill every node of the mesh.
-    max_blob_bytes: int = GIB
+    # What a client may put here. None: what replication carries, since checkpoints and videos are
+    # large, and the reserve keeps a mistake from filling the disk.
+    max_blob_bytes: int | None = None
     # What replication may bring. Nodes that differ in it cannot become equal, so it has one
     # value everywhere unless all are changed together.
     max_replica_bytes: int = 64 * GIB
@@ -85,6 +85,11 @@ class Config(
         """
         secret = self._resolved.shared
         return secret.reveal() if secret is not None else b""
+
+    def most_per_put(self) -> int:
+        """Bytes of the largest blob that a client may put."""
+        given = self.max_blob_bytes
+        return given if given is not None else self.max_replica_bytes
 
     def endpoint(self) -> tuple[str, int]:
         """Host and port to listen on; port 0 means any free one."""

@@ -59,7 +59,7 @@ class _Blobs:
         self._node = node
         self._keeper = node.keeper
         self._reader = node.reader
-        self._limit = node.config.max_blob_bytes
+        self._limit = node.config.most_per_put()
         self._uploads = anyio.CapacityLimiter(_UPLOADS)
         self._batches = anyio.CapacityLimiter(_BATCHES)
 

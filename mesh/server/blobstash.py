@@ -149,7 +149,7 @@ class _Blobs:
     def __init__(self, node: Node) -> None:
         self._keeper = node.keeper
         self._reader = node.reader
-        self._limit = node.config.max_blob_bytes
+        self._limit = node.config.most_per_put()
         self._uploads = anyio.CapacityLimiter(_UPLOADS)
 
     async def get(self, text: str) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -18,8 +18,9 @@ import anyio
 import msgspec
 
 from mesh.config import Address
-from mesh.core.digest import Digest, parse_digest
-from mesh.decoding import json_of
+from mesh.core.digest import Digest, parse_digest, split_digests
+from mesh.core.limits import MOST_ASKED
+from mesh.decoding import from_hex, json_of
 from mesh.errors import (
     Corrupt,
     InputError,
@@ -72,6 +73,10 @@ class ListedBlob(msgspec.Struct, frozen=True):
     size: int
 
 
+class _Lacking(msgspec.Struct, frozen=True):
+    lacking: list[str]
+
+
 class _Page(msgspec.Struct, frozen=True):
     blobs: list[ListedBlob]
     next: str | None
@@ -91,6 +96,8 @@ class NodeClient:
         """See `node_client`."""
         self._http = http
         self._place = place
+        # Whether the node answers POST /v1/lacking; an older one does not know it.
+        self._knows_lacking = True
 
     @property
     def place(self) -> str:
@@ -110,6 +117,34 @@ class NodeClient:
         """Store BLOB frames, `size` bytes of them in all, end mark included."""
         headers = {"content-type": FRAMES_TYPE, "content-length": str(size)}
         return await self._ask(BatchStored, "POST", "/v1/batch", body, headers)
+
+    async def lacking(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Those of `digests`, of any number, that the node does not hold whole and good.
+
+        All of them when the node is too old to say.
+        """
+        lacked: set[Digest] = set()
+        for start in range(0, len(digests), MOST_ASKED):
+            lacked.update(await self._lacking(digests[start : start + MOST_ASKED]))
+        return lacked
+
+    async def _lacking(self, digests: Sequence[Digest]) -> Iterable[Digest]:
+        if not self._knows_lacking:
+            return digests
+        body = msgspec.json.encode({"digests": [digest.hex() for digest in digests]})
+        headers = {"content-type": "application/json"}
+        status, answer = await self._asked("POST", "/v1/lacking", body, headers)
+        if status in (404, 405):
+            self._knows_lacking = False
+            return digests
+        told = self._value(_Lacking, status, answer).lacking
+        return split_digests(self._unhexed("".join(told)))
+
+    def _unhexed(self, digits: str) -> bytes:
+        try:
+            return from_hex(digits)
+        except Undecodable as error:
+            raise Misbehaved(f"{self._place} is not a mesh node: {error}") from error
 
     @asynccontextmanager
     async def get(self, digest: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -192,6 +227,18 @@ class NodeClient:
         params: dict[str, str] | None = None,
         accept: Sequence[int] = (200, 201),
     ) -> T:
+        status, answer = await self._asked(method, path, body, headers, params)
+        return self._value(kind, status, answer, accept)
+
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        body: Body = None,
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        """The status and the body of an answer, whatever it is."""
         exchange = partial(
             self._http.exchange,
             method, path, body, headers, params, patient=True, limit=_MAX_ANSWER,
@@ -202,6 +249,12 @@ class NodeClient:
             raise  # it says itself that the node is there and does not answer
         except Unreachable as error:
             raise Unreachable(f"{error}; is a node running there? (--node URL)") from error
+        return status, answer
+
+    def _value(
+        self, kind: type[T], status: int, answer: bytes, accept: Sequence[int] = (200, 201)
+    ) -> T:
+        """What an answer says; raises the refusal that it may be instead."""
         if status not in accept:
             raise self._refusal(status, answer)
         try:

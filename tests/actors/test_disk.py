@@ -110,6 +110,24 @@ async def test_a_large_blob_that_does_not_fit_delays_no_other(autojump_clock: Mo
 
 
 @trio_test
+async def test_a_blob_that_keeps_coming_stops_at_the_reserve(autojump_clock: MockClock) -> None:
+    """It need not say how long it is, and may be longer than what is left of the disk."""
+    async with a_world() as world:
+        store = Disk(free=2 * GIB)
+        a = await world.start("a", store=store)
+        await until(lambda: state(a) == "ok", SOON)
+        async with a.node.keeper.door.incoming() as incoming:
+            await incoming.write(bytes(1000))
+            store.free = GIB - 1
+            await until(lambda: state(a) == "full", SOON + 10.0)
+            with pytest.raises(Full, match="reserve"):
+                await incoming.write(bytes(1000))
+        async with a.node.keeper.door.incoming() as incoming:
+            with pytest.raises(Full, match="reserve"):
+                await incoming.write(b"one byte is too many as well")
+
+
+@trio_test
 @pytest.mark.parametrize(
     ("error", "named"),
     [

@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_is_a_state_and_ends(disk: Path) -> None:
         assert put(node, taken[0]) == 200, "what is known needs no room"
         large = os.urandom(5 * MIB)
         assert put(node, large) == 507
-        batch = mesh("put", "--node", node.url, "-", stdin=os.urandom(100 * KIB))
+        batch = mesh("put", "--node", node.url, "-", stdin=os.urandom(500 * KIB))
         assert batch.returncode == 1
         assert batch.stderr.count(b"\n") == 1
         assert node.status()["blobs"] == len(taken)
