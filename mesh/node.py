@@ -44,6 +44,7 @@ from mesh.config import Address, Config
 from mesh.core.digest import Digest
 from mesh.core.holder import Holder
 from mesh.core.tree import Tree
+from mesh.dates import TIME_OF_DAY, Clock, Dates, rfc3339
 from mesh.errors import InputError
 from mesh.offload import Offload
 from mesh.status import InboundStatus, Status, WaitAnswer, WaitReport, WantedStatus
@@ -74,16 +75,19 @@ class Node:
         connect: Callable[[Address, Callable[[], Tree], Sketches], Replica],
         work: Offload,
         random: Random,
+        *,
+        wall: Clock = TIME_OF_DAY,
     ) -> None:
         """`connect` makes the way to a peer, given our tree and sketch; `work` runs hashing.
 
-        `random` decides all jitter.
+        `random` decides all jitter. `wall` tells the time of day, for what is shown.
         """
         self.config = config
         self.identity = identity
         self.store = store
         self.work = work
         self._random = random
+        self._wall = wall
         self._state = "opening"
         self._began: float | None = None
         self.keeper = Keeper(
@@ -171,7 +175,7 @@ class Node:
         tree = self.keeper.tree
         root = tree.root if tree is not None else None
         totals, wants = self.store.totals, self.store.wants
-        now = anyio.current_time()
+        dates = self._dates()
         return Status(
             node_id=self.identity.node_id.hex(),
             name=self.identity.name,
@@ -180,14 +184,22 @@ class Node:
             root=root.hex() if root is not None else None,
             blobs=totals.blobs,
             bytes=totals.bytes,
-            uptime_seconds=now - self._began if self._began is not None else 0.0,
             max_blob_bytes=self.config.most_per_put(),
+            time=rfc3339(dates.wall),
+            started_at=dates.at(self._began),
+            uptime_seconds=dates.ago(self._began) or 0.0,
             wanted_blobs=wants.total,
-            wanted=[WantedStatus(w.digest.hex(), w.reason, w.since) for w in wants.first],
+            wanted=[
+                WantedStatus(w.digest.hex(), w.reason, w.since, rfc3339(w.since))
+                for w in wants.first
+            ],
             store=self.keeper.disk.status(),
-            peers=[peer.status(root) for peer in self.peers],
-            inbound=self._strangers(root, totals.blobs),
+            peers=[peer.status(root, dates) for peer in self.peers],
+            inbound=self._strangers(root, totals.blobs, dates),
         )
+
+    def _dates(self) -> Dates:
+        return Dates(self._wall(), anyio.current_time())
 
     def find_peer(self, name: str) -> Peer:
         """The peer called `name`, by name, address or URL; InputError when there is none."""
@@ -285,12 +297,12 @@ class Node:
         found = [peer.candidate for peer in self.peers]
         return sorted((c for c in found if c is not None), key=lambda c: not c.reachable)
 
-    def _strangers(self, root: Digest | None, count: int) -> list[InboundStatus]:
+    def _strangers(self, root: Digest | None, count: int, dates: Dates) -> list[InboundStatus]:
         """Those that pull from us; one that asked before we met it as a peer is none of them."""
         for peer in self.peers:
             if peer.node is not None:
                 self._inbound.forget(peer.node)
-        return self._inbound.status(root, count)
+        return self._inbound.status(root, count, dates)
 
     def _announce(self, digests: Sequence[Digest], holder: Holder) -> None:
         self._sketcher.nudge()

@@ -61,21 +61,38 @@ class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A peer in `status`. `state` is one of core.standing.State.
 
-    `missing_*` are null while they are not known; in the midst of a round they count what has
-    been found so far. `root` and `blobs` are what the peer named last.
+    `standing` is one of core.verdict.Verdict: what the peer is to somebody who raises an alarm, and
+    since when it is that. `missing_*` are null while they are not known; in the midst of a round
+    they count what has been found so far. `root` and `blobs` are what the peer named last. The
+    rates are those of the last ten seconds; the times that are left follow from them, and are null
+    where they do not. What ends in `_at` or `_since` is a date in UTC (RFC 3339), what ends in
+    `_seconds` or `_ago` is an age.
     """
 
     name: str
     url: str
+    direction: str = "both"
     state: str
     in_sync: bool
+    standing: str = "unknown"
+    standing_since: str | None = None
+    standing_seconds: float | None = None
     node_id: str | None
     root: str | None
     blobs: int | None
     missing_here: int | None
     missing_there: int | None
+    missing_here_bytes: int | None = None
+    missing_there_bytes: int | None = None
+    fetch_bytes_per_second: float = 0.0
+    send_bytes_per_second: float = 0.0
+    fetch_seconds_left: float | None = None
+    send_seconds_left: float | None = None
+    last_success_at: str | None = None
     last_success_seconds_ago: float | None
     last_error: str | None
+    last_error_at: str | None = None
+    last_error_seconds_ago: float | None = None
     failures: int
     rounds: int
     fetched_blobs: int
@@ -98,6 +115,7 @@ class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_sync: bool
     blobs: int
     missing: int | None
+    last_seen_at: str | None = None
     last_seen_seconds_ago: float
 
 
@@ -118,11 +136,15 @@ class ScrubStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WantedStatus(msgspec.Struct, frozen=True):
-    """A blob that was found damaged and is not back yet; `since` in seconds since 1970."""
+    """A blob that was found damaged and is not back yet.
+
+    `since` in seconds since 1970, `since_at` as a date in UTC (RFC 3339).
+    """
 
     digest: str
     reason: str
     since: float
+    since_at: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +152,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     `max_blob_bytes`: the largest blob that a client may put; null from a node that does not tell.
     `wanted` has the first hundred of the `wanted_blobs`. `inbound`: nodes that pull from this one
-    without being its peers.
+    without being its peers. `time` is when it was said, `started_at` when the node started: dates
+    in UTC (RFC 3339).
     """
 
     node_id: str
@@ -140,6 +163,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     root: str | None
     blobs: int
     bytes: int
+    time: str | None = None
+    started_at: str | None = None
     uptime_seconds: float
     max_blob_bytes: int | None = None
     wanted_blobs: int = 0

@@ -19,7 +19,7 @@ LEVELS = (
     ("errors", "settings", "version"),
     ("decoding",),
     ("core",),
-    ("config", "offload", "racing", "status"),
+    ("config", "dates", "offload", "racing", "status"),
     ("wire", "store"),
     ("transport",),
     ("blobstash",),

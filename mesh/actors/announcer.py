@@ -63,8 +63,9 @@ class _Moved:
         self.refusal = ""
         self.later = False
 
-    def stored(self, fresh: int, size: int, rejected: int = 0) -> None:
+    def stored(self, fresh: int, size: int, rejected: int = 0, *, exact: bool = True) -> None:
         """The peer has stored so many."""
+        del exact
         self._tally.stored(fresh, size, rejected)
 
     def untaken(self, why: str) -> None:

@@ -15,7 +15,7 @@ reader has to think of that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import NamedTuple
 
@@ -126,6 +126,27 @@ class Door:
     def totals(self) -> Totals:
         """How many blobs there are, and their bytes."""
         return self._store.totals
+
+    async def size_of_all(self, digests: Iterable[Digest]) -> int | None:
+        """The bytes of these few blobs together; None when one is not here, or cannot be read."""
+        total = 0
+        for digest in digests:
+            try:
+                size = await self.size(digest)
+            except StoreError:
+                return None
+            if size is None:
+                return None
+            total += size
+        return total
+
+    def size_of(self, blobs: int) -> int | None:
+        """The bytes of all blobs of a set of ours that has so many.
+
+        None when the store has more or fewer: a commit is under way, or the set is an older one.
+        """
+        totals = self._store.totals
+        return totals.bytes if totals.blobs == blobs else None
 
     def _gone(self, digest: Digest) -> StoreError:
         self._missing(digest)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 import anyio
 
 from mesh.core.digest import Digest
+from mesh.dates import Dates
 from mesh.errors import printable
 from mesh.status import InboundStatus
 from mesh.wire.messages import Hello
@@ -50,9 +51,8 @@ class Inbound:
         """It turned out to be a configured peer."""
         self._seen.pop(node, None)
 
-    def status(self, root: Digest | None, count: int) -> list[InboundStatus]:
+    def status(self, root: Digest | None, count: int, dates: Dates) -> list[InboundStatus]:
         """How they stood when they asked last, beside our `root` and `count`; the latest first."""
-        now = anyio.current_time()
         return [
             InboundStatus(
                 name=printable(seen.name or node.hex()[:8]),
@@ -61,7 +61,8 @@ class Inbound:
                 in_sync=root is not None and seen.root == root,
                 blobs=seen.count,
                 missing=_missing(seen, root, count),
-                last_seen_seconds_ago=now - seen.at,
+                last_seen_at=dates.at(seen.at),
+                last_seen_seconds_ago=dates.now - seen.at,
             )
             for node, seen in reversed(self._seen.items())
         ]

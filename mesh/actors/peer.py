@@ -29,15 +29,18 @@ from mesh.actors.actor import Mailbox
 from mesh.actors.announcer import Announcer
 from mesh.actors.fetcher import Candidate
 from mesh.actors.keeper import Keeper
+from mesh.actors.metered import Metered
 from mesh.actors.roster import Role, Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
+from mesh.actors.showing import Showing
 from mesh.config import Address
 from mesh.core.claims import LEASE
 from mesh.core.digest import Digest
 from mesh.core.holder import Anonymous, Configured, Holder
 from mesh.core.standing import Event, Outcome, Standing
 from mesh.core.tree import Tree
+from mesh.dates import Dates
 from mesh.errors import MeshError, PeerError, Refused, Unreachable, one_line, printable
 from mesh.status import PeerStatus, RoundStats
 from mesh.transport.base import Meeting, Replica
@@ -115,8 +118,9 @@ class Peer:
         self.holder = Configured(address.url)
         """Under which name it brings blobs: its address is all that is proven about it."""
         self.standing = Standing(pulls=address.pulls, pushes=address.pushes)
-        self.announcer = Announcer(host.keeper, replica, host.hello, self)
-        self._replica = replica
+        self._replica = metered = Metered(replica)
+        self.announcer = Announcer(host.keeper, metered, host.hello, self)
+        self._showing = Showing(self.standing, metered)
         self._host = host
         self._mailbox: Mailbox[_Wish, RoundStats] = Mailbox(
             f"the peer actor of {address.place}", _ROOM, MeshError
@@ -124,7 +128,6 @@ class Peer:
         self._hello: Hello | None = None
         self._name: str | None = None
         self._round: Round | None = None
-        self._moved = (0, 0, 0, 0)
 
     # --- who it is ---------------------------------------------------------------------------
 
@@ -170,34 +173,25 @@ class Peer:
         """Since a round last fetched all that it found missing here; None when none ever did."""
         return _since(self.standing.pulled)
 
-    def status(self, root: Digest | None) -> PeerStatus:
+    def status(self, root: Digest | None, dates: Dates) -> PeerStatus:
         """As it is now; `root` is ours."""
-        standing = self.standing
-        here, there = standing.missing(root)
-        moved = self._moved
-        if self._round is not None:
-            here, there = self._round.ledger.known()
-            moved = _sum(moved, _moved(self._round))
-        return PeerStatus(
-            name=self.name,
-            url=self.address.url,
-            state=standing.state,
-            in_sync=standing.in_sync(root),
-            node_id=self._hello.node.hex() if self._hello is not None else None,
-            root=standing.root.hex() if standing.root is not None else None,
-            blobs=self._hello.count if self._hello is not None else None,
-            missing_here=here,
-            missing_there=there,
-            last_success_seconds_ago=_since(standing.succeeded),
-            last_error=standing.error or self._host.keeper.lies.get(self.holder),
-            failures=standing.failures,
-            rounds=standing.rounds,
-            fetched_blobs=moved[0],
-            fetched_bytes=moved[1],
-            sent_blobs=moved[2] + self.announcer.tally.sent,
-            sent_bytes=moved[3] + self.announcer.tally.sent_bytes,
-            over_limit=standing.over_limit,
+        self._look()
+        return self._showing.status(
+            self.name,
+            self.address.url,
+            self.direction,
+            self._hello,
+            self._round,
+            self.announcer.tally,
+            root,
+            dates,
         )
+
+    def _look(self) -> None:
+        """Something has happened: see Showing."""
+        tree = self._host.keeper.tree
+        root = tree.root if tree is not None else None
+        self._showing.look(root, self._host.keeper.lies.get(self.holder), anyio.current_time())
 
     # --- what others ask ---------------------------------------------------------------------
 
@@ -240,6 +234,7 @@ class Peer:
 
     def announce(self, digests: Sequence[Digest], holder: Holder) -> None:
         """`holder` brought new blobs: offer them to this peer."""
+        self._showing.grown(anyio.current_time())
         if self.announced_to:
             self.announcer.note(digests, theirs=self.brought(holder))
 
@@ -252,6 +247,7 @@ class Peer:
         self._acquainted(hello)
         if hello.root is not None:
             self.standing.heard(Digest(hello.root))
+        self._look()
 
     def answered(self, hello: Hello | None, refusal: str, *, more: bool) -> None:
         """See Listener: an announcement was answered."""
@@ -259,6 +255,7 @@ class Peer:
             self.heard(hello)
         if refusal:
             self.standing.noted(refusal)
+            self._look()
         if more and self.standing.root != self._host.keeper.ready_tree().root:
             self._host.scheduler.hint(self)
 
@@ -266,6 +263,7 @@ class Peer:
         """See Listener: an announcement was lost."""
         if self.standing.unannounced(f"an announcement was lost: {one_line(error)}"):
             self._look_again()
+        self._look()
 
     def _look_again(self) -> None:
         """A round at once: the peer was thought to be well, and maybe is not."""
@@ -308,6 +306,7 @@ class Peer:
                 text = "the round crashed; see the log of the node"
                 self.standing.failed(Event.BROKEN, text, anyio.current_time())
             self._round = None
+            self._look()
             self._host.scheduler.ended(self, failed=failed, retry_after=retry_after)
         return stats
 
@@ -351,6 +350,7 @@ class Peer:
         if event in _IGNORED and self.standing.state != event.value:
             log.warning("peer %s is %s; ignoring it", self.address.place, _IGNORED[event])
         self.standing.met(event, meeting.root, anyio.current_time())
+        self._look()
         return event
 
     def _introduced(self, hello: Hello) -> None:
@@ -379,7 +379,7 @@ class Peer:
 
     def _summary(self, run: Round, meeting: Meeting, began: float) -> RoundStats:
         """Sum up a round; raises its error after what it did has been counted."""
-        self._moved = _sum(self._moved, _moved(run))
+        self._showing.ended(run)
         theirs, count = run.root, run.count
         # What was compared was the set of the run that greeted us. Another one may have lost it.
         proven = run.proven
@@ -404,6 +404,7 @@ class Peer:
             theirs=theirs,
             left_here=ledger.left_here,
             left_there=there,
+            left_bytes=run.weight.left(),
             known=ledger.explains((run.own_count, len(tree)), (run.count, count)),
             pulled=good,
             over_limit=tally.over_limit,
@@ -477,15 +478,3 @@ def _kind(error: MeshError) -> Event:
 
 def _since(moment: float | None) -> float | None:
     return None if moment is None else anyio.current_time() - moment
-
-
-_Moved = tuple[int, int, int, int]
-
-
-def _moved(run: Round) -> _Moved:
-    tally = run.ledger.tally
-    return tally.fetched, tally.fetched_bytes, tally.sent, tally.sent_bytes
-
-
-def _sum(one: _Moved, other: _Moved) -> _Moved:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]

@@ -25,6 +25,7 @@ from mesh.core.holder import Configured
 from mesh.core.reconcile import Difference, OnlyHere
 from mesh.core.round import LINE, Batch, Ledger
 from mesh.core.tree import Tree
+from mesh.core.weight import Weight, weighed
 from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, TooMuch
 from mesh.offload import Offload
 from mesh.transport.base import Meeting, Replica
@@ -45,6 +46,9 @@ _LARGE_FETCHERS = 4  # large blobs at a time from one peer, beside the batches: 
 # What only they have, or only we have, and after how many restarts of the comparison it was found.
 _Found = tuple[int, list[Digest]]
 _Extra = tuple[int, OnlyHere]
+
+# What is missing there is weighed one by one, at 50 µs each: so many cost no more than a request.
+_WEIGHED = 100
 
 _RENEW = 2.0  # seconds between renewals of claims on what is arriving; a lease has 10
 
@@ -83,6 +87,8 @@ class Round:
         self._holder = holder
         self._limits = limits
         self.ledger = Ledger(limits.max_replica_bytes)
+        self.weight = Weight(self.ledger)
+        self._extras: list[OnlyHere] = []
         if pulling and not condition.good:
             self.ledger.closed(
                 f"nothing is fetched, the store is {condition.state}: {condition.reason}"
@@ -126,6 +132,7 @@ class Round:
         surplus: MemoryObjectSendStream[_Extra],
         baseline: Tree | None,
     ) -> None:
+        totals = self._keeper.door.totals
         comparison = self._replica.compare(self._keeper.ready_tree, meeting)
         found: list[Digest] = []
         restarts = 0
@@ -135,6 +142,7 @@ class Round:
                     if comparison.restarts != restarts:
                         restarts = comparison.restarts
                         self.ledger.restarted()
+                        self._extras.clear()
                         found.clear()  # they are found anew, and must not count twice
                     self._count(piece, baseline)
                     if self._pulling:
@@ -148,6 +156,9 @@ class Round:
                         return
             if found:
                 await wants.send((self.ledger.epoch, found))
+            ours = totals.bytes if comparison.own_count == totals.blobs else None
+            theirs = meeting.size if comparison.root == meeting.root else None
+            await self._weigh(ours, theirs)
         except MeshError as error:
             self.ledger.failed(error)
         except anyio.BrokenResourceError:
@@ -159,9 +170,19 @@ class Round:
             comparison.count,
         )
 
+    async def _weigh(self, ours: int | None, theirs: int | None) -> None:
+        """Find out how many bytes are missing; `ours`, `theirs`: the bytes of the two sets."""
+        missing = self.ledger.missing_here, self.ledger.missing_there
+        there: int | None = None
+        if missing[0] and 0 < missing[1] <= _WEIGHED:
+            there = await self._keeper.door.size_of_all(d for extra in self._extras for d in extra)
+        self.weight.found(*weighed(missing, (ours, theirs), there))
+
     def _count(self, piece: Difference, baseline: Tree | None) -> None:
         there = of_baseline = 0
         for extra in piece.missing_there:
+            if self.ledger.missing_there + there <= _WEIGHED:
+                self._extras.append(extra)
             there += extra.count
             if baseline is not None:
                 of_baseline += sum(1 for digest in extra if digest in baseline)

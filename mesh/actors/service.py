@@ -219,7 +219,7 @@ class Service:
             hello = msgspec.structs.replace(hello, root=None, count=0)
             return RootReply(hello=hello, equal=True, pulled=ago)
         hello = msgspec.structs.replace(hello, root=tree.root, count=len(tree))
-        return RootReply(hello=hello, pulled=ago)
+        return RootReply(hello=hello, pulled=ago, size=self._keeper.door.size_of(len(tree)))
 
     def _cells(self, request: CellsRequest) -> CellsReply:
         _check_set(request.set)

@@ -54,8 +54,11 @@ class Landing(Protocol):
 class Leaving(Protocol):
     """Who is told what became of blobs that were to be sent: a round's ledger, or an announcer."""
 
-    def stored(self, fresh: int, size: int, rejected: int = 0) -> None:
-        """The peer has stored `fresh` blobs of `size` bytes, and has rejected others."""
+    def stored(self, fresh: int, size: int, rejected: int = 0, *, exact: bool = True) -> None:
+        """`size` bytes went there: `fresh` blobs are new there, others were rejected.
+
+        `exact`: these are the bytes of the `fresh` ones and of nothing else.
+        """
 
     def untaken(self, why: str) -> None:
         """One blob was not moved, for a reason that concerns it alone."""
@@ -230,7 +233,8 @@ class _Pushing:
                     self._replica.load.refused(sum(self._sizes), anyio.current_time())
                 raise
             del self._left[: self._taken]
-            self._leaving.stored(result.stored, sum(self._sizes), result.rejected)
+            exact = result.stored == len(self._sizes)
+            self._leaving.stored(result.stored, sum(self._sizes), result.rejected, exact=exact)
             self.hello = result.hello
 
     def _refused(self, error: TooMuch) -> None:
@@ -305,5 +309,7 @@ class _Pushing:
                 # One blob that the peer will not have (over its limit, say) delays no other.
                 self._leaving.untaken(one_line(error))
                 continue
-            self._leaving.stored(result.stored, (size - start) * result.stored)
+            self._leaving.stored(
+                result.stored, (size - start) * result.stored, exact=not (start and result.stored)
+            )
             self.hello = result.hello

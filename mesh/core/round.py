@@ -172,9 +172,10 @@ class Pushing:
         self._epoch = epoch
         self._fresh = 0
 
-    def stored(self, fresh: int, size: int, rejected: int = 0) -> None:
+    def stored(self, fresh: int, size: int, rejected: int = 0, *, exact: bool = True) -> None:
         """The peer has stored `fresh` blobs that it had not."""
         self._ledger.tally.stored(fresh, size, rejected)
+        self._ledger.exact = self._ledger.exact and exact
         self._fresh += fresh
         if self._epoch == self._ledger.epoch:
             self._ledger.delivered(fresh)
@@ -212,6 +213,8 @@ class Ledger:
         """How often the comparison was restarted."""
         self.compared = False
         """Whether all that differs was found, and proven."""
+        self.exact = True
+        """Whether the bytes sent are those of the blobs that the peer has stored."""
         self._settled = 0
         self._left = 0
         self._line: set[Digest] = set()

@@ -125,6 +125,7 @@ class Outcome:
     two are what `ours` and `theirs` differ by; blobs may have come to either side that the round
     did not see. `pulled`: whether the round fetched what it found. `over_limit`: how many of
     `left_here` are too large for this node.
+    `left_bytes`: the bytes of what is left here and there, None where that is not known.
     `reasons`: why something is left, one line each.
     """
 
@@ -136,6 +137,7 @@ class Outcome:
     known: bool = True
     pulled: bool = True
     over_limit: int = 0
+    left_bytes: tuple[int | None, int | None] = (None, None)
     reasons: tuple[str, ...] = ()
 
 
@@ -152,6 +154,8 @@ class Standing:
         self.error: str | None = None
         self.root: Digest | None = None
         self.over_limit = 0
+        self.unreachable = False
+        """Whether the last round failed because the peer did not answer."""
         # When a round was last proven; when one was last proven that fetched what it found; the
         # beginning of the last one that left nothing to move; and of the last such one after which
         # the peer lacked nothing either, whatever the direction in which blobs are moved.
@@ -164,6 +168,7 @@ class Standing:
         self._heard = False  # whether the peer named a root by itself since the last greeting
         self._failed_at = float("-inf")
         self._left: tuple[int, int] | None = None
+        self._left_bytes: tuple[int | None, int | None] = (None, None)
         self._left_of: tuple[Digest | None, Digest | None] = (None, None)
 
     # --- what is asked -----------------------------------------------------------------------
@@ -184,6 +189,19 @@ class Standing:
         if self._doubted or self._left is None or self._left_of != (ours, self.root):
             return None, None
         return self._left
+
+    def missing_bytes(self, ours: Digest | None) -> tuple[int | None, int | None]:
+        """The bytes of what is missing here and there, None where it is not known."""
+        if self.in_sync(ours):
+            return 0, 0
+        return (None, None) if self.missing(ours)[0] is None else self._left_bytes
+
+    def level(self, ours: Digest | None) -> bool:
+        """Whether nothing is left to move, in the directions in which blobs are moved."""
+        here, there = self.missing(ours)
+        if not self.counts or here is None:
+            return False
+        return not (self._pulls and here) and not (self._pushes and there)
 
     def level_since(self, ours: Digest | None, now: float) -> float | None:
         """Since when all that was to be moved has been moved, None when that is not known.
@@ -269,6 +287,7 @@ class Standing:
         """
         self._becomes(event)
         self._doubt()
+        self.unreachable = event is Event.UNREACHABLE
         self.failures += 1
         self.error = error
         self._failed_at = now
@@ -317,6 +336,7 @@ class Standing:
         # Two sets that differ cannot both lack nothing: somebody's numbers are wrong.
         known = outcome.known and level == (outcome.ours == outcome.theirs)
         self._left = (outcome.left_here, outcome.left_there) if known else None
+        self._left_bytes = outcome.left_bytes
         self._left_of = outcome.ours, outcome.theirs
         self.succeeded = now
         self.failures, self.error = 0, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -31,7 +31,8 @@ class Meeting:
 
     `hello` is None for a peer that has no identity of our kind. `root` is our kind of root, None
     when it is not known. `pulled`: seconds since it last pulled from us, None when never. `ready`
-    is false while the peer is still building its tree.
+    is false while the peer is still building its tree. `size`: the bytes of all its blobs, None
+    when it did not say.
     """
 
     hello: Hello | None
@@ -40,6 +41,7 @@ class Meeting:
     pulled: float | None
     equal: bool
     ready: bool
+    size: int | None = field(default=None, kw_only=True)
 
 
 class Comparison(Protocol):

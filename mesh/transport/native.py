@@ -113,7 +113,15 @@ class NativePeer:
         ready = root is not None
         pulled = reply.pulled / 1000 if reply.pulled is not None else None
         return NativeMeeting(
-            theirs, root, theirs.count, pulled, equal, ready, reply.top, reply.cells
+            theirs,
+            root,
+            theirs.count,
+            pulled,
+            equal,
+            ready,
+            reply.top,
+            reply.cells,
+            size=reply.size,
         )
 
     def _theirs(self, reply: RootReply, ours: Hello) -> Hello:

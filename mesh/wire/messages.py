@@ -86,7 +86,9 @@ class RootReply(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     `pulled`: how many milliseconds ago the answerer last finished a pull from the asker; null when
     never, so that the asker knows whom it has to push to. Where the roots differ, one of two is
     there: `cells`, the first cells of a sketch, as many as the answerer thinks will do; or `top`,
-    the answer to an ask for the bucket of everything, with SHORT_HASH bytes a hash.
+    the answer to an ask for the bucket of everything, with SHORT_HASH bytes a hash. `size`: the
+    bytes of all blobs of the set that the hello names; null when the roots are equal, or when it is
+    not known.
     """
 
     hello: Hello
@@ -94,6 +96,7 @@ class RootReply(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     pulled: Count | None = None
     top: Forked | Listed | None = None
     cells: Cells | None = None
+    size: Count | None = None
 
 
 class CellsRequest(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
