@@ -16,7 +16,7 @@ MONOTONIC = {"monotonic", "monotonic_ns", "perf_counter", "process_time"}
 ALLOWED: dict[str, str] = {
     "mesh/cli/status.py": "shows since when a blob is wanted, to a person",
     "mesh/dates.py": "dates what is shown to people, and decides nothing by it",
-    "mesh/store/disk.py": "dates what is wanted, and decides nothing by it",
+    "mesh/store/disk.py": "dates what is wanted and what came, and decides nothing by it",
 }
 
 

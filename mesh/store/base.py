@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from mesh.core.digest import Digest
 from mesh.core.partial import Bringer, Kept, Progress
+from mesh.core.snapshot import Snapshot
 from mesh.core.tree import Tree
 
 
@@ -48,6 +49,34 @@ class Entry(NamedTuple):
     digest: Digest
     size: int | None
     data: bytes | None
+
+
+class SnapshotFilter(NamedTuple):
+    """Which snapshots are asked for; None: any."""
+
+    host: str | None = None
+    path: bytes | None = None
+    tag: str | None = None
+
+
+class ListedSnapshot(NamedTuple):
+    """A blob that is a snapshot, and what it says."""
+
+    digest: Digest
+    snapshot: Snapshot
+
+
+class Place(NamedTuple):
+    """Where a blob is: its size in bytes, the file, and there the offset of its record.
+
+    `offset`: None for a large blob, which has the file to itself. `came`: when it came, in seconds
+    since 1970 and to the minute; None when that is not known, as after the index was made anew.
+    """
+
+    size: int
+    file: str
+    offset: int | None
+    came: float | None
 
 
 class Totals(NamedTuple):
@@ -236,6 +265,18 @@ class BlobStore(Protocol):
 
     async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
         """Up to `limit` digests below `prefix` and greater than `after`, with sizes, ascending."""
+
+    async def snapshots(
+        self, wanted: SnapshotFilter, before: tuple[str, Digest] | None, limit: int
+    ) -> list[ListedSnapshot]:
+        """Up to `limit` of the blobs that are snapshots, by their times, the newest first.
+
+        Those of one time descend by digest. `before`: time and digest of the last one of the page
+        before.
+        """
+
+    async def place(self, digest: Digest) -> Place | None:
+        """Where a blob is stored; None when it is not here."""
 
     async def tree(self) -> Tree:
         """The Merkle tree over everything that is here, by one ordered scan."""

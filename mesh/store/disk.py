@@ -40,8 +40,11 @@ from mesh.store.base import (
     Damage,
     Entry,
     Item,
+    ListedSnapshot,
+    Place,
     Room,
     Scrubbed,
+    SnapshotFilter,
     Totals,
     Verifying,
     Wants,
@@ -86,8 +89,8 @@ class DiskStore:
         """`index`: SQLite's file, None to keep it in memory (then there is one lane for all).
 
         `lane` makes a thread by name; `work` runs hashing and large blobs; `now` is the wall
-        clock, which dates what is wanted and decides nothing. `segment_bytes`: a segment that has
-        so many is followed by another one.
+        clock, which dates what is wanted and what came, and decides nothing. `segment_bytes`: a
+        segment that has so many is followed by another one.
         """
         self._files = files
         self._index = index
@@ -248,6 +251,16 @@ class DiskStore:
         low, high = prefix_range(prefix)
         rows = await self._on_index(ReadSide.range, low, high, after, limit)
         return [(row.digest, row.size) for row in rows]
+
+    async def snapshots(
+        self, wanted: SnapshotFilter, before: tuple[str, Digest] | None, limit: int
+    ) -> list[ListedSnapshot]:
+        """The blobs that are snapshots, the newest first."""
+        return await self._on_index(ReadSide.snapshots, wanted, before, limit)
+
+    async def place(self, digest: Digest) -> Place | None:
+        """Where a blob is stored."""
+        return await self._on_index(ReadSide.place, digest)
 
     async def tree(self) -> Tree:
         """One ordered scan, which checks the index; it is rebuilt when it is not as written."""

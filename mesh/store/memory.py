@@ -13,6 +13,7 @@ import anyio.lowlevel
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import STRANGERS, Bringer, Evidence, Kept, Progress
+from mesh.core.snapshot import recognised
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import (
@@ -22,8 +23,11 @@ from mesh.store.base import (
     Damage,
     Entry,
     Item,
+    ListedSnapshot,
+    Place,
     Room,
     Scrubbed,
+    SnapshotFilter,
     Totals,
     Verifying,
     Wanted,
@@ -198,6 +202,27 @@ class MemoryStore:
         digests = sorted(digest for digest in self._blobs if digest.hex().startswith(prefix))
         first = bisect_right(digests, after)
         return [(digest, len(self._blobs[digest])) for digest in digests[first : first + limit]]
+
+    async def snapshots(
+        self, wanted: SnapshotFilter, before: tuple[str, Digest] | None, limit: int
+    ) -> list[ListedSnapshot]:
+        """The blobs that are snapshots, by looking at each."""
+        await anyio.lowlevel.checkpoint()
+        said = ((digest, recognised(data)) for digest, data in self._blobs.items())
+        found = [ListedSnapshot(digest, snapshot) for digest, snapshot in said if snapshot]
+        found.sort(key=lambda each: (each.snapshot.time, each.digest), reverse=True)
+        asked = [(key, value) for key, value in wanted._asdict().items() if value is not None]
+        return [
+            each
+            for each in found
+            if (before is None or (each.snapshot.time, each.digest) < before)
+            and all(getattr(each.snapshot, key) == value for key, value in asked)
+        ][:limit]
+
+    async def place(self, digest: Digest) -> Place | None:
+        """In memory."""
+        size = await self.size(digest)
+        return None if size is None else Place(size, "memory", None, None)
 
     async def tree(self) -> Tree:
         """The tree of all keys."""

@@ -14,7 +14,15 @@ from mesh.core.digest import Digest, digest_of, new_hasher
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
-from mesh.store.base import RECORD, WHOLE, Damage, Entry
+from mesh.store.base import (
+    RECORD,
+    WHOLE,
+    Damage,
+    Entry,
+    ListedSnapshot,
+    Place,
+    SnapshotFilter,
+)
 from mesh.store.faults import IndexDamaged, means_damage, translated
 from mesh.store.files import Files, Reader
 from mesh.store.large.pieces import (
@@ -290,6 +298,24 @@ class ReadSide:
         """See Index.range."""
         with translated("cannot list blobs"):
             return self._index.range(low, high, after, limit)
+
+    def snapshots(
+        self, wanted: SnapshotFilter, before: tuple[str, Digest] | None, limit: int
+    ) -> list[ListedSnapshot]:
+        """See BlobStore.snapshots."""
+        with translated("cannot list snapshots"):
+            return self._index.snapshots.newest(wanted, before, limit)
+
+    def place(self, digest: Digest) -> Place | None:
+        """See BlobStore.place."""
+        row = self.row(digest)
+        if row is None:
+            return None
+        with translated("cannot look up a blob"):
+            came = self._index.times.at(row.segment, row.offset)
+        if row.large:
+            return Place(row.size, large_name(digest), None, came)
+        return Place(row.size, segment_name(row.segment), row.offset, came)
 
     def placed(self, segment: int, offset: int, limit: int) -> list[Row]:
         """See Index.placed."""

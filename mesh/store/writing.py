@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from mesh.core.digest import Digest
+from mesh.core.snapshot import may_be_snapshot
 from mesh.errors import Full, ReadOnly, StoreError, one_line
 from mesh.store.base import Blob, Damage, Item, Totals, Wanted, Wants
 from mesh.store.care.discard import reexamine_all
@@ -16,6 +17,7 @@ from mesh.store.care.readonly import Lenient, index_in_memory, tried
 from mesh.store.care.rebuild import check_index_files, is_good, note, remove_index, unfinished
 from mesh.store.care.salvage import losses, salvage
 from mesh.store.care.strangers import strangers
+from mesh.store.care.upgrade import upgrade
 from mesh.store.faults import IndexDamaged, translated, unusable
 from mesh.store.files import Files
 from mesh.store.large.partial import tidy
@@ -24,6 +26,7 @@ from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index, Mark, Row
 from mesh.store.log.recovery import NOWHERE, is_of_this_log, recover, segments, stands, unfit
 from mesh.store.log.segments import BLOB, LARGE, LOST, SEGMENT_MAX, Record, SegmentWriter
+from mesh.store.log.times import Since
 
 log = logging.getLogger("mesh")
 
@@ -70,7 +73,9 @@ class Writer:
         """The index may look well, and a page of it may turn out to be none as it is used."""
         with translated("cannot open the store", self._path):
             try:
-                return self._recovered(self._files, self._open_index)
+                # SQLite's own words for a broken page become IndexDamaged here, too.
+                with translated("cannot open the store", self._path):
+                    return self._recovered(self._files, self._open_index)
             except IndexDamaged as error:
                 if self._path is None:
                     raise
@@ -103,6 +108,8 @@ class Writer:
             files.make_directory(directory)
         swept = sweep(files)
         why = open_index()
+        if self._opened.outdated:
+            upgrade(files, self._opened)
         found = recover(files, self._opened, acknowledged=self._acknowledged)
         self._acknowledged = self._opened.state().mark
         tidy(files, self._opened)
@@ -260,7 +267,8 @@ class Writer:
             new += [each.moved for each in found if each.moved is not None]
             gone = [each.gone for each in found if each.gone is not None]
             wanted = [each.wanted for each in found if each.wanted is not None]
-            index.change(new, gone, wanted, mark)
+            since = Since(mark.segment, written[0].offset, None) if written else None
+            index.change(new, gone, wanted, mark, since=since)
             known = {row.digest for row in index.find([each.digest for each in damages])}
         self._count()
         return [each.digest for each in damages if each.digest not in known]
@@ -277,7 +285,10 @@ class Writer:
             withdraw(self._files, fresh)
             raise
         rows = [Row(each.digest, segment.number, each.offset, each.size) for each in records]
-        self._opened.add(rows, _mark(segment))
+        small = [item for item in items if isinstance(item, Blob)]
+        snapshots = [(each.digest, each.data) for each in small if may_be_snapshot(each.data)]
+        since = Since(segment.number, records[0].offset, self._now())
+        self._opened.add(rows, _mark(segment), snapshots, since)
 
     def _log(
         self, records: Sequence[tuple[int, Digest, int, bytes]]

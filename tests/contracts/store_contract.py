@@ -17,6 +17,7 @@ import pytest
 
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
+from mesh.core.snapshot import Snapshot, encode
 from mesh.core.tree import Tree
 from mesh.errors import Corrupt, StoreError
 from mesh.store.base import (
@@ -29,10 +30,12 @@ from mesh.store.base import (
     Entry,
     Incoming,
     Item,
+    SnapshotFilter,
     Staged,
     Totals,
     Wants,
 )
+from mesh.store.base import ListedSnapshot as Listed
 
 PLENTY = 2**40
 
@@ -533,6 +536,59 @@ class StoreContract:
             await store.discard(damages)
             assert await scrubbed(store, room) == (len(contents) - 3, 0)
 
+    async def test_snapshots_are_listed_the_newest_first(self, home: Home) -> None:
+        one, two, tagged = told(1), told(2, host="b"), told(3, path=b"/\xff", tag="t")
+        twin = told(3, host="b")
+        nonsense = encode(one.snapshot)[:-1] + b" "
+        newest = sorted([tagged, twin], key=lambda each: each.digest, reverse=True)
+        everything = [*newest, two, one]
+        async with opened(home) as store:
+            await put(store, b"no snapshot")
+            await put(store, nonsense)
+            for each in (two, tagged, one):
+                await put(store, encode(each.snapshot))
+            await put(store, encode(twin.snapshot))
+            await put(store, encode(two.snapshot))
+        async with opened(home) as store:
+            assert await store.snapshots(SnapshotFilter(), None, 10) == everything
+            assert await store.snapshots(SnapshotFilter(), None, 1) == everything[:1]
+            for at, last in enumerate(everything):
+                before = (last.snapshot.time, last.digest)
+                rest = everything[at + 1 :]
+                assert await store.snapshots(SnapshotFilter(), before, 10) == rest
+            for asked, found in (
+                (SnapshotFilter(host="b"), [twin, two]),
+                (SnapshotFilter(host="b", path=b"/p"), [twin, two]),
+                (SnapshotFilter(path=b"/\xff"), [tagged]),
+                (SnapshotFilter(tag="t"), [tagged]),
+                (SnapshotFilter(host="a", tag="u"), []),
+            ):
+                assert await store.snapshots(asked, None, 10) == found
+
+    async def test_a_snapshot_that_is_lost_is_not_listed_until_it_is_back(self, home: Home) -> None:
+        one, two = told(1), told(2)
+        async with opened(home) as store:
+            damages = watched(store)
+            for each in (one, two):
+                await put(store, encode(each.snapshot))
+            home.damage(encode(two.snapshot))
+            with pytest.raises(Corrupt):
+                await store.read(two.digest)
+            await store.discard(damages)
+            assert await store.snapshots(SnapshotFilter(), None, 10) == [one]
+            await put(store, encode(two.snapshot))
+            assert await store.snapshots(SnapshotFilter(), None, 10) == [two, one]
+
+    async def test_what_is_here_has_a_place(self, home: Home) -> None:
+        small, large = b"small", bytes(LARGE_BLOB)
+        async with opened(home) as store:
+            for data in (small, large):
+                assert await store.place(digest_of(data)) is None
+                await put(store, data)
+                place = await store.place(digest_of(data))
+                assert place is not None
+                assert (place.size, bool(place.file)) == (len(data), True)
+
     async def test_notes_outlive_a_restart(self, home: Home) -> None:
         async with opened(home) as store:
             assert await store.noted("scrub") is None
@@ -541,6 +597,15 @@ class StoreContract:
         async with opened(home) as store:
             assert await store.noted("scrub") == (b"two" if home.remembers else None)
             assert await store.noted("other") is None
+
+
+def told(second: int, *, host: str = "a", path: bytes = b"/p", tag: str | None = None) -> Listed:
+    """A snapshot of that second."""
+    time = f"2026-11-30T00:00:{second:02}.000Z"
+    said = Snapshot(
+        manifest=digest_of(b"m"), host=host, path=path, time=time, files=1, bytes=2, tag=tag
+    )
+    return Listed(digest_of(encode(said)), said)
 
 
 def watched(store: BlobStore) -> list[Damage]:

@@ -399,11 +399,11 @@ class Dies:
         self.left = nth
         real = Index.change
 
-        def change(index: Index, *args: Any) -> State:
+        def change(index: Index, *args: Any, **kwargs: Any) -> State:
             self.left -= 1
             if not self.left:
                 raise Killed
-            return real(index, *args)
+            return real(index, *args, **kwargs)
 
         monkeypatch.setattr(Index, "change", change)
 

@@ -77,6 +77,8 @@ def _built(files: Files, path: Path, fresh: Path, progress: Callable[[int, int],
         found = recover(files, index, progress, mark)
         if old is not None and salvage(files, old, trusted=good, beside=index) != NOTHING:
             found = found.and_then(recover(files, index))
+        if old is not None and good:
+            index.take_times(old)
         blobs, (wanted, _) = index.state().blobs, index.wanted(0)
         index.settle()
     return note("index rebuilt; ", found, 0, blobs) + (f", {wanted} wanted" if wanted else "")

@@ -19,11 +19,19 @@ from mesh.core.digest import DIGEST_SIZE, Digest
 from mesh.core.limits import LARGE_BLOB
 from mesh.store.base import Wanted
 from mesh.store.faults import IndexDamaged
+from mesh.store.log import snapshots, times
+from mesh.store.log.snapshots import Snapshots
+from mesh.store.log.times import Since, Times
 
 # A parameter each; SQLite allows 32,766, but the statement is prepared anew for every length.
 _GROUP = 500
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
+
+# The one before had no snapshots and no times: store/care/upgrade.py adds them.
+_OUTDATED_VERSION = 3
+
+_ADDED = snapshots.SCHEMA + times.SCHEMA
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (
@@ -50,6 +58,13 @@ CREATE TABLE IF NOT EXISTS wanted (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
+
+_NAMES = (
+    "digest, segment, offset, size FROM blobs",
+    "digest, reason, since FROM wanted",
+    "name, value FROM notes",
+)
+_ADDED_NAMES = (snapshots.COLUMNS, times.COLUMNS)
 
 _ROW = struct.Struct(">32sqqq")
 _STATE = struct.Struct(">qqqqq")
@@ -109,6 +124,9 @@ class Index:
     def __init__(self, path: str, *, write: bool) -> None:
         """Open `path`; sqlite3.DatabaseError or IndexDamaged when it is not a good index."""
         self._db = sqlite3.connect(path, isolation_level=None)
+        self.snapshots = Snapshots(self._db)
+        self.times = Times(self._db)
+        self.outdated = False
         try:
             self._db.execute("PRAGMA busy_timeout = 10000")
             # 16 MiB a connection: the upper levels of the tree at ten million rows.
@@ -131,8 +149,10 @@ class Index:
         # never the order of them, and the log behind the mark brings them back.
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        if not self._check_version(0):
-            self._db.executescript(_SCHEMA)
+        version = self._check_version(0)
+        if not version:
+            version = _SCHEMA_VERSION
+            self._db.executescript(_SCHEMA + _ADDED)
             empty = State(Mark(0, 0, b""), 0, 0, 0)
             self._db.execute(
                 "INSERT OR IGNORE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
@@ -141,14 +161,18 @@ class Index:
         # With its version an index has all its tables, and none is ever made again: one whose name
         # is not what it was would come back empty. It is written each time, so that a disk that
         # takes no writes is met here and not by the first commit.
-        self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        self._db.execute(f"PRAGMA user_version = {version}")
         self.state()
 
     def _check_version(self, *also: int) -> int:
-        """Its version; IndexDamaged for one of an older or a newer program: it is made anew."""
+        """Its version; IndexDamaged for one of an older or a newer program: it is made anew.
+
+        One of the version before is `outdated`: only what it lacks has to be added.
+        """
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (_SCHEMA_VERSION, *also):
+        if version not in (_SCHEMA_VERSION, _OUTDATED_VERSION, *also):
             raise IndexDamaged(f"it is of version {version}")
+        self.outdated = version == _OUTDATED_VERSION
         return int(version)
 
     def _check_columns(self) -> None:
@@ -156,11 +180,7 @@ class Index:
 
         A flipped bit in a name would else show itself in the middle of some later work.
         """
-        for columns in (
-            "digest, segment, offset, size FROM blobs",
-            "digest, reason, since FROM wanted",
-            "name, value FROM notes",
-        ):
+        for columns in _NAMES if self.outdated else (*_NAMES, *_ADDED_NAMES):
             self._db.execute(f"SELECT {columns} LIMIT 0").fetchone()
 
     def load(self, path: str) -> None:
@@ -170,8 +190,17 @@ class Index:
             # A log that is still to be applied is none of a copy in memory.
             other._db.execute("PRAGMA journal_mode = DELETE")
             other._db.backup(self._db)
+            self.outdated = other.outdated
         finally:
             other.close()
+
+    def upgrade(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:
+        """Add what an outdated index lacks; `blobs`: all that may be snapshots."""
+        self._db.executescript(_ADDED)  # no error where an upgrade was broken off
+        with self._transaction():
+            self.snapshots.add(blobs)
+            self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        self.outdated = False
 
     def settle(self) -> None:
         """Move everything from SQLite's log into the file itself, durably; sqlite3.Error if not.
@@ -200,12 +229,18 @@ class Index:
 
     # --- writing -----------------------------------------------------------------------------
 
-    def add(self, rows: Sequence[Row], mark: Mark) -> State:
+    def add(
+        self,
+        rows: Sequence[Row],
+        mark: Mark,
+        snapshots: Iterable[tuple[Digest, bytes]] = (),
+        since: Since | None = None,
+    ) -> State:
         """Insert `rows`, distinct and new, and move the mark in one transaction; the new state.
 
         What is here again is not wanted any more.
         """
-        return self.change(rows, (), (), mark)
+        return self.change(rows, (), (), mark, snapshots, since)
 
     def change(
         self,
@@ -213,10 +248,20 @@ class Index:
         gone: Sequence[Row],
         wanted: Sequence[Wanted],
         mark: Mark,
+        snapshots: Iterable[tuple[Digest, bytes]] = (),
+        since: Since | None = None,
     ) -> State:
-        """Remove rows, add rows, and note what is wanted, with the mark, in one transaction."""
+        """Remove rows, add rows, and note what is wanted, with the mark, in one transaction.
+
+        `snapshots`: those of the new blobs that may be some. `since`: when the new ones came.
+        """
         with self._transaction():
             state = self.state().moved(mark, new, gone)
+            kept = {row.digest for row in new} if gone else ()
+            self.snapshots.remove(row.digest for row in gone if row.digest not in kept)
+            self.snapshots.add(snapshots)
+            if since is not None:
+                self.times.note(since)
             digests = [(row.digest,) for row in new]
             self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(r.digest,) for r in gone])
             self._db.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?)", new)
@@ -234,6 +279,13 @@ class Index:
         """Keep a small value under a name."""
         with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def take_times(self, old: Index) -> None:
+        """When blobs came, from another index of this log."""
+        if not old.outdated:
+            mark = old.state().mark
+            with self._transaction():
+                self.times.take(old.times, (mark.segment, mark.offset))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -280,6 +332,14 @@ class Index:
             "WHERE (segment, offset) >= (?, ?) ORDER BY segment, offset LIMIT ?"
         )
         return list(map(_row, self._db.execute(query, (segment, offset, limit))))
+
+    def sized(self, least: int, most: int) -> Iterator[Row]:
+        """The rows of blobs of such a size, as they stand in the log; looks at all rows."""
+        query = (
+            "SELECT digest, segment, offset, size FROM blobs "
+            "WHERE size BETWEEN ? AND ? ORDER BY segment, offset"
+        )
+        return map(_row, self._db.execute(query, (least, most)))
 
     def digests(self) -> Iterator[bytes]:
         """All digests, ascending, joined in chunks; IndexDamaged unless all rows are as written."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mesh.core.digest import Digest, digest_of
+from mesh.core.snapshot import MAX_BYTES, MIN_BYTES, may_be_snapshot
 from mesh.store.base import Wanted
 from mesh.store.faults import means_damage
 from mesh.store.files import Files
@@ -18,6 +19,7 @@ from mesh.store.layout import large_name
 from mesh.store.log.index import Index, Mark, Row
 from mesh.store.log.losses import decode_loss
 from mesh.store.log.segments import (
+    BLOB,
     LOST,
     RECORD_HEADER,
     SEGMENT_HEADER,
@@ -29,6 +31,7 @@ from mesh.store.log.segments import (
     segment_name,
     segment_number,
 )
+from mesh.store.log.times import Since
 
 log = logging.getLogger("mesh")
 
@@ -199,6 +202,7 @@ class _Tail:
         self._kept = kept
         self._at = start
         self._rows: list[Row] = []
+        self._snapshots: list[tuple[Digest, bytes]] = []
 
     def run(self) -> None:
         end = self._segment.size
@@ -215,6 +219,7 @@ class _Tail:
                 self._lost([self._loss(piece)], piece.end)
             else:
                 self._rows.append(Row(piece.digest, self._number, piece.offset, piece.size))
+                self._look_at(piece)
                 self._at = piece.end
                 if len(self._rows) >= _ADOPT:
                     self._adopt()
@@ -264,6 +269,13 @@ class _Tail:
         digests = dict.fromkeys((*piece.lost, *piece.torn))
         self._lost([Wanted(digest, where, 0.0) for digest in digests], piece.end)
 
+    def _look_at(self, record: Record) -> None:
+        """Keep the bytes of what may be a snapshot."""
+        if record.kind == BLOB and MIN_BYTES <= record.size <= MAX_BYTES:
+            data = self._segment.read_at(record.offset + RECORD_HEADER, record.size)
+            if may_be_snapshot(data):
+                self._snapshots.append((record.digest, data))
+
     def _loss(self, record: Record) -> Wanted:
         """What a LOST record says."""
         body = self._segment.read_at(record.offset + RECORD_HEADER, record.size)
@@ -296,6 +308,7 @@ class _Tail:
     def _adopt(self) -> None:
         """Index what was found up to here. A large blob whose file is not whole is wanted."""
         rows, self._rows = {row.digest: row for row in self._rows}, []
+        snapshots, self._snapshots = dict(self._snapshots), []
         new = self._index.unknown(list(rows))
         large = [row for row in rows.values() if row.large]
         broken = {row.digest for row in large if not is_whole(self._files, row)}
@@ -305,5 +318,7 @@ class _Tail:
             for digest in broken
             if digest in new
         ]
-        self._index.change(fresh, (), wanted, self._mark)
+        told = [(row.digest, snapshots[row.digest]) for row in fresh if row.digest in snapshots]
+        since = Since(fresh[0].segment, fresh[0].offset, None) if fresh else None
+        self._index.change(fresh, (), wanted, self._mark, told, since)
         self.adopted += len(fresh)
