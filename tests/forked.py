@@ -32,6 +32,7 @@ class ForkedNode:
         for stream in self._streams:
             self._stack.callback(os.close, stream)
         words = ["run", "--data", str(data), "--listen", "127.0.0.1:0", *args]
+        words += ["--log-format", "text"]
         extra = {SEGMENT_BYTES: str(segment_bytes)} if segment_bytes is not None else {}
         order = json.dumps([[os.fsencode(word).hex() for word in words], environment(extra)])
         self._link, there = socket.socketpair()

@@ -68,6 +68,8 @@ class NodeProcess:
         self.data = data
         command = [*prefix, sys.executable, "-m", "mesh", "run", "--data", str(data)]
         command += ["--listen", listen or "127.0.0.1:0", "--backend", backend, *args]
+        if "--log-format" not in args:
+            command += ["--log-format", "text"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
         )

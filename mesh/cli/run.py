@@ -21,15 +21,13 @@ from setproctitle import setproctitle
 
 from mesh.api.assembly import assembled, run_until_stopped
 from mesh.config import Config, redacted
-from mesh.errors import ConfigError, StoreError, one_line, printable
+from mesh.errors import ConfigError, StoreError, one_line
 from mesh.racing import beside
 from mesh.server.descriptors import raise_limit
 from mesh.server.serve import bind, url_of
 from mesh.store.directory import DataDirectory
 
 log = logging.getLogger("mesh")
-
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 # Seconds that a thread may keep the interpreter from the others. Hashing a blob lets go of it and
 # takes it back; with Python's 5 ms the event loop, and each of a thousand hashes, waits so long
@@ -73,31 +71,11 @@ def run_node(config: Config, announce: Callable[[str], None]) -> None:
         directory.release()
 
 
-def start_logging(level: str) -> None:
-    """Log lines on stderr, one each, with what strangers said made harmless."""
-    if level.upper() not in _LEVELS:
-        raise ConfigError(
-            f"unknown log level {level[:20]!a}; there are {', '.join(_LEVELS).lower()}"
-        )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("mesh").setLevel(level.upper())
-    logging.getLogger("mesh.http").setLevel(logging.WARNING)
-
-
 def hide_keys(arguments: Sequence[str]) -> None:
     """Cut keys that stand in URLs out of what `ps` shows of this process."""
     shown = [redacted(argument) for argument in arguments]
     if shown != list(arguments):
         setproctitle(" ".join(("mesh", *shown[1:])))
-
-
-class _OneLine(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return printable(super().formatMessage(record))
 
 
 async def _main(

@@ -27,7 +27,7 @@ def start(data: Path, backend: str, descriptors: int | None = None) -> tuple[int
 
     done = subprocess.run(
         [sys.executable, "-m", "mesh", "run", "--data", str(data), "--listen", "127.0.0.1:0",
-         "--backend", backend],
+         "--backend", backend, "--log-format", "text"],
         capture_output=True, text=True, env=environment(), timeout=60, preexec_fn=limit,
     )  # fmt: skip
     return done.returncode, done.stderr.splitlines()
@@ -68,7 +68,7 @@ def test_a_directory_that_cannot_be_opened_is_one_line(
     fill(tmp_path / "data", [b"a blob"])
     broken(tmp_path / "data")
     code, lines = start(tmp_path / "data", backend)
-    said = [line for line in lines if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)]
+    said = [line for line in lines if not re.match(r"\d{4}-\S+Z (INFO|WARNING) ", line)]
     assert len(said) == 1, lines
     assert said[0].startswith("mesh: ")
     assert code == 2

@@ -35,9 +35,9 @@ def blobstash_sync_command(
     ] = False,
 ) -> None:
     """Sync once with a BlobStash server, without a running node."""
-    from mesh.cli import blobstash, run
+    from mesh.cli import blobstash, logs, run
 
-    run.start_logging("warning")
+    logs.start_logging("warning")
     run.hide_keys(sys.argv)
     server = blobstash.server(url, key_file)
     if node is not None:

@@ -46,7 +46,8 @@ def config_show_command(
     run = typer.Typer()
     run.command(cls=Judged)(node.run_command)
     given = typer.main.get_command(run).make_context("mesh config show", context.args).params
-    file, _ = given.pop("config"), given.pop("log_level")
+    file = given.pop("config")
+    del given["log_level"], given["log_format"]  # no settings
     path = Path(file) if file is not None else None
     config.show(path, os.environ, node.flags_of(**given), as_json=as_json)
 

@@ -33,9 +33,12 @@ def run_command(
     node_id: Annotated[str | None, typer.Option(help=help_of("node_id"))] = None,
     config: Annotated[str | None, typer.Option(help="a TOML file; see mesh config init")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning, error")] = "info",
+    log_format: Annotated[
+        str, typer.Option(help="text, json; auto is text on a terminal, else json")
+    ] = "auto",
 ) -> None:
     """Run a node in the foreground, until Ctrl-C or SIGTERM."""
-    from mesh.cli import run
+    from mesh.cli import logs, run
     from mesh.config import load
 
     flags = flags_of(
@@ -43,7 +46,7 @@ def run_command(
         max_blob=max_blob, insecure=insecure, key_file=key_file, peer_key_file=peer_key_file,
         blobstash=blobstash, read_through=read_through, node_id=node_id,
     )  # fmt: skip
-    run.start_logging(log_level)
+    logs.start_logging(log_level, log_format)
     run.hide_keys(sys.argv)
     file = Path(config) if config is not None else None
     run.run_node(load(file, os.environ, flags), lambda line: print(line, flush=True))

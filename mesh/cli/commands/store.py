@@ -24,18 +24,18 @@ def store_check_command(
     read_data: Annotated[bool, typer.Option("--read-data", help="read every byte, too")] = False,
 ) -> None:
     """Check a data directory and change nothing; exit 1 if something is wrong."""
-    from mesh.cli import run, store
+    from mesh.cli import logs, store
 
-    run.start_logging("error")
+    logs.start_logging("error")
     exit_unless(store.check(Path(data), read_data=read_data))
 
 
 @store_app.command("rebuild", cls=Judged)
 def store_rebuild_command(data: DataOption = "data") -> None:
     """Make the index anew from the log."""
-    from mesh.cli import run, store
+    from mesh.cli import logs, store
 
-    run.start_logging("warning")
+    logs.start_logging("warning")
     store.rebuild(Path(data))
 
 
