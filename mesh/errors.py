@@ -85,6 +85,13 @@ class ReadOnly(StoreError):
     """The disk takes no writes. Reads go on; writes work again when it does."""
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The first error of a group, of a group in a group, and so on; any other error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def one_line(error: BaseException) -> str:
     """An error as one printable line: control characters, also a peer's, are escaped."""
     text = str(error) or type(error).__name__

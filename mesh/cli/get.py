@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from mesh.cli.naming import digest_named
+from mesh.cli.progress import Progress
 from mesh.cli.restore import CannotRestore, Restorer
 from mesh.cli.streams import is_closed
 from mesh.cli.target import target
+from mesh.cli.teller import Teller
 from mesh.config import Address
 from mesh.core.digest import Digest, new_hasher
 from mesh.core.limits import LARGE_BLOB
-from mesh.core.manifest import MAX_BYTES, File, decode
-from mesh.errors import Corrupt, InputError, MeshError, Refused, one_line
+from mesh.core.manifest import MAX_BYTES, File, Manifest, decode
+from mesh.errors import Corrupt, InputError, MeshError, Refused, one_line, printable
 from mesh.transport.client import NodeClient, node_client
 from mesh.wire.frames import Frame, Kind
 
@@ -24,7 +29,7 @@ _GROUP_FILES = 1000
 _GROUP_BYTES = 16 * 1024 * 1024
 
 
-async def get(node: Address, name: str, output: str | None) -> None:
+async def get(node: Address, name: str, output: str | None, teller: Teller) -> None:
     """Write a blob to standard output or, once it is whole and right, to a file.
 
     `name`: its digest, or a prefix that begins no other on the node.
@@ -34,17 +39,26 @@ async def get(node: Address, name: str, output: str | None) -> None:
         if output is None:
             if is_closed(1):
                 raise BrokenPipeError  # nobody reads the blob, as at the end of a broken pipe
-            await _copy(client, digest, sys.stdout.buffer.write)
+            await teller.over(partial(_copy, client, digest, sys.stdout.buffer.write, teller))
             sys.stdout.buffer.flush()
             return
         with target(output) as write:
-            await _copy(client, digest, write)
+            size = await teller.over(partial(_copy, client, digest, write, teller))
+        teller.ended(ok=True, digest=digest.hex(), bytes=size, output=printable(output))
 
 
-async def _copy(client: NodeClient, digest: Digest, write: Callable[[bytes], int]) -> None:
+async def _copy(
+    client: NodeClient, digest: Digest, write: Callable[[bytes], int], teller: Teller
+) -> int:
+    """Write what comes; how many bytes came."""
+    size = 0
+    teller.update(Progress("fetching", bytes=0))
     async with client.get(digest) as chunks:
         async for chunk in _checked(digest, chunks):
             write(chunk)
+            size += len(chunk)
+            teller.update(Progress("fetching", bytes=size, total_bytes=chunks.size))
+    return size
 
 
 async def _checked(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -57,44 +71,106 @@ async def _checked(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncIterato
         raise Corrupt(f"what came as blob {digest.hex()} is {hasher.hexdigest()}")
 
 
-async def get_tree(node: Address, name: str, directory: Path, *, force: bool) -> bool:
+async def get_tree(
+    node: Address, name: str, directory: Path, teller: Teller, *, force: bool
+) -> bool:
     """Restore a directory; whether everything could be. Failures are named on stderr."""
     async with node_client(node) as client:
-        manifest = decode(await _manifest(client, await digest_named(client, name)))
-        with Restorer(directory, manifest, force=force) as restorer:
-            restorer.directories()
-            restore = _Restore(client, restorer)
-            for group in _groups(restore.needed(manifest.files())):
-                await restore.fetch(group)
-            restorer.finish()
-            return not restore.failed
+        digest = await digest_named(client, name)
+        return await teller.over(partial(_restored, client, digest, directory, teller, force=force))
 
 
-async def _manifest(client: NodeClient, digest: Digest) -> bytes:
+async def _restored(
+    client: NodeClient, digest: Digest, directory: Path, teller: Teller, *, force: bool
+) -> bool:
+    manifest = decode(await _manifest(client, digest, teller))
+    count = _Count(manifest, teller)
+    with Restorer(directory, manifest, force=force, on_bytes=count.bytes) as restorer:
+        restorer.directories()
+        restore = _Restore(client, restorer, count, teller)
+        for group in _groups(restore.needed(manifest.files())):
+            await restore.fetch(group)
+        count.ended(digest, directory, ok=not restore.failed)
+        restorer.finish()
+        return not restore.failed
+
+
+class _Count:
+    """How much of a tree is restored: files, and bytes of them."""
+
+    def __init__(self, manifest: Manifest, teller: Teller) -> None:
+        sizes = [file.size for file in manifest.files()]
+        self._now = Progress("restoring", 0, len(sizes), 0, sum(sizes))
+        self._teller = teller
+        self.fetched = 0
+
+    def bytes(self, more: int) -> None:
+        """So many bytes are there, too; or not, as it turned out."""
+        self._add(0, more)
+
+    def file(self, *, fetched: bool) -> None:
+        """One file is there, too."""
+        self.fetched += fetched
+        self._add(1, 0)
+
+    def _add(self, files: int, more: int) -> None:
+        now = self._now
+        done = (now.bytes or 0) + more
+        self._now = msgspec.structs.replace(now, count=(now.count or 0) + files, bytes=done)
+        self._teller.update(self._now)
+
+    def ended(self, digest: Digest, directory: Path, *, ok: bool) -> None:
+        """Tell how it went."""
+        now = self._now
+        self._teller.ended(
+            ok=ok,
+            digest=digest.hex(),
+            directory=printable(str(directory)),
+            files=now.count,
+            total_files=now.total,
+            bytes=now.bytes,
+            total_bytes=now.total_bytes,
+            fetched_files=self.fetched,
+        )
+
+
+async def _manifest(client: NodeClient, digest: Digest, teller: Teller) -> bytes:
     pieces: list[bytes] = []
     size = 0
+    teller.update(_reading(0, None))
     async with client.get(digest) as chunks:
         async for chunk in _checked(digest, chunks):
             size += len(chunk)
             if size > MAX_BYTES:
                 raise InputError(f"blob {digest.hex()} is no tree manifest: it is too long")
             pieces.append(chunk)
+            teller.update(_reading(size, chunks.size))
     return b"".join(pieces)
+
+
+def _reading(done: int, size: int | None) -> Progress:
+    return Progress("reading the manifest", bytes=done, total_bytes=size)
 
 
 class _Restore:
     """The files of a manifest, as they are fetched."""
 
-    def __init__(self, client: NodeClient, restorer: Restorer) -> None:
+    def __init__(
+        self, client: NodeClient, restorer: Restorer, count: _Count, teller: Teller
+    ) -> None:
         self._client = client
         self._restorer = restorer
+        self._count = count
+        self._teller = teller
         self.failed = False
 
     def needed(self, files: Iterable[File]) -> Iterator[File]:
         """Those that are not there already."""
         for file in files:
             try:
-                if not self._restorer.has(file):
+                if self._restorer.has(file):
+                    self._count.file(fetched=False)
+                else:
                     yield file
             except CannotRestore as error:
                 self._complain(error)
@@ -118,6 +194,7 @@ class _Restore:
             except Refused as error:
                 name = os.fsdecode(file.path)
                 raise Refused(f"{name}: {one_line(error)}", error.retry_after) from error
+        self._count.file(fetched=True)
 
     async def _small(self, files: list[File]) -> None:
         wanted: dict[Digest, list[File]] = {}
@@ -148,12 +225,13 @@ class _Restore:
                     )
                 with self._restorer.file(file) as out:
                     out.write(frame.data)
+                self._count.file(fetched=True)
             except (CannotRestore, Corrupt) as error:
                 self._complain(error)
 
     def _complain(self, error: MeshError) -> None:
         self.failed = True
-        print(f"mesh: {one_line(error)}", file=sys.stderr)
+        self._teller.error(one_line(error))
 
 
 def _groups(files: Iterable[File]) -> Iterator[list[File]]:

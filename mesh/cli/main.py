@@ -15,7 +15,7 @@ import typer
 from mesh.cli.arguments import Client, Judged
 from mesh.cli.commands import blobstash, config, find, get, node, put, scrub, standing, store
 from mesh.cli.commands.common import RUNNER, exit_unless
-from mesh.errors import ConfigError, InputError, MeshError, one_line
+from mesh.errors import ConfigError, InputError, MeshError, innermost, one_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,9 +120,7 @@ def _needed(words: list[str]) -> typer.Typer:
 
 def _said(errors: BaseExceptionGroup[Exception], code: int) -> int:
     """Print the first error in one line."""
-    first: BaseException = errors
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
+    first = innermost(errors)
     text = one_line(first)
     if isinstance(first, OSError) and first.strerror:
         # What is read and written by name is translated where that happens: this is the output.

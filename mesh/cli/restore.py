@@ -12,7 +12,6 @@ Only a killed one leaves something behind, files named ".mesh-restore-*", which 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 import stat
@@ -29,6 +28,9 @@ _STEP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # What was a file a moment ago may be a FIFO when it is opened: do not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+# Bytes that are read and hashed at a time.
+_PIECE = 512 * 1024
 
 # A directory has this mode until `finish` gives it its own. Its owner may work in it. The sticky
 # bit means nothing where nobody else may write; here it tells a repeated restore that an
@@ -54,8 +56,20 @@ class Restorer:
     path that no manifest can have.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, *, force: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        force: bool = False,
+        on_bytes: Callable[[int], None] = lambda _size: None,
+    ) -> None:
+        """`on_bytes` is told of bytes that were read here, or written, and belong to the tree.
+
+        Where what was read turns out to be something else, it is told the same number below zero.
+        """
         self._manifest = manifest
+        self._on_bytes = on_bytes
         self._force = force
         with _explained(os.fsencode(directory)):
             directory.mkdir(parents=True, exist_ok=True)
@@ -93,8 +107,11 @@ class Restorer:
             there = _lstat(name, parent)
             if there is None:
                 return False
-            if self._looks_like(entry, there) and _digest(name, parent) == entry.digest:
-                return True
+            if self._looks_like(entry, there):
+                digest, read = _digest(name, parent, self._on_bytes)
+                if digest == entry.digest:
+                    return True
+                self._on_bytes(-read)
             self._check_replaceable(there, entry.path)
             return False
 
@@ -111,10 +128,13 @@ class Restorer:
             if there is not None:
                 self._check_replaceable(there, entry.path)  # said before the bytes are fetched
             with _temporary(parent) as temporary:
-                output = Output(entry, temporary, parent)
+                output = Output(entry, temporary, parent, self._on_bytes)
                 try:
                     yield output
                     output.complete()
+                except BaseException:
+                    self._on_bytes(output.left - entry.size)
+                    raise
                 finally:
                     # Before the file has its name: on NFS, writes may fail as late as here.
                     output.close()
@@ -207,30 +227,34 @@ class Restorer:
 
 
 class Output:
-    """The bytes of one file on their way to the disk, counted and hashed."""
+    """The bytes of one file on their way to the disk, counted and hashed; `left` are to come."""
 
-    def __init__(self, entry: File, temporary: bytes, parent: int) -> None:
+    def __init__(
+        self, entry: File, temporary: bytes, parent: int, on_bytes: Callable[[int], None]
+    ) -> None:
         self._entry = entry
-        self._left = entry.size
+        self._on_bytes = on_bytes
+        self.left = entry.size
         self._hasher = new_hasher()
         with _explained(entry.path):
             self._descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
 
     def write(self, chunk: bytes) -> None:
         """Append `chunk`; Corrupt at the first byte too many, so that nobody fills the disk."""
-        self._left -= len(chunk)
-        if self._left < 0:
+        self.left -= len(chunk)
+        if self.left < 0:
             raise self._corrupt("there are more bytes")
         self._hasher.update(chunk)
         rest = memoryview(chunk)
         with _explained(self._entry.path):
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
+        self._on_bytes(len(chunk))
 
     def complete(self) -> None:
         """All is written: Corrupt unless it is the entry's blob. Sets the mode."""
-        if self._left:
-            raise self._corrupt(f"{self._left} bytes are missing")
+        if self.left:
+            raise self._corrupt(f"{self.left} bytes are missing")
         if self._hasher.digest() != self._entry.digest:
             raise self._corrupt("the digest differs")
         # The file is ours, so a refusal means that this file system has no modes (FAT).
@@ -322,12 +346,15 @@ def _lstat(name: bytes, parent: int) -> os.stat_result | None:
         return None
 
 
-def _digest(name: bytes, parent: int) -> bytes:
-    with (
-        _opened(name, _READ, parent) as descriptor,
-        open(descriptor, "rb", buffering=0, closefd=False) as file,
-    ):
-        return hashlib.file_digest(file, new_hasher).digest()
+def _digest(name: bytes, parent: int, on_bytes: Callable[[int], None]) -> tuple[bytes, int]:
+    """Of the bytes of a file, and how many they are."""
+    hasher, size = new_hasher(), 0
+    with _opened(name, _READ, parent) as descriptor:
+        while piece := os.read(descriptor, _PIECE):
+            hasher.update(piece)
+            size += len(piece)
+            on_bytes(len(piece))
+    return hasher.digest(), size
 
 
 @contextmanager

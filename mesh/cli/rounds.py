@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 
+import msgspec
 from anyio import create_task_group
 
+from mesh.cli.missing import watched
+from mesh.cli.teller import Teller
 from mesh.cli.words import size_text
 from mesh.config import Address
 from mesh.errors import InputError, printable
 from mesh.status import (
+    PeerStatus,
     RoundStats,
     Status,
     WaitAnswer,
@@ -20,23 +24,46 @@ from mesh.transport.client import NodeClient, node_client
 _IGNORED = ("self", "duplicate")
 
 
-async def sync(node: Address, names: list[str]) -> bool:
+async def sync(node: Address, names: list[str], teller: Teller) -> bool:
     """A round with each of the peers, at the same time; whether they are level after it."""
     async with node_client(node) as client:
         if not names:
             names = [_place(peer.url) for peer in (await client.status(Status)).peers]
         if not names:
             raise InputError("this node has no peers; start it with --peers")
-        results: dict[str, RoundStats] = {}
-        async with create_task_group() as group:
-            for name in dict.fromkeys(names):
-                group.start_soon(_one, client, name, results)
-    for stats in results.values():
-        print(f"{stats.peer}: {_outcome(stats)}")
-    counting = [stats for stats in results.values() if stats.state not in _IGNORED]
+        wanted = list(dict.fromkeys(names))
+        rounds = partial(_rounds, client, wanted)
+        results = await watched(client, teller, rounds, lambda peer: _is_named(peer, wanted))
+    for stats in results:
+        _tell(stats, teller)
+    counting = [stats for stats in results if stats.state not in _IGNORED]
     if not counting:
-        print("mesh: no other node is among these peers; nothing was moved", file=sys.stderr)
-    return bool(counting) and all(stats.level for stats in counting)
+        teller.error("no other node is among these peers; nothing was moved")
+    good = bool(counting) and all(stats.level for stats in counting)
+    teller.ended(ok=good, peers=results)
+    return good
+
+
+async def _rounds(client: NodeClient, names: list[str]) -> list[RoundStats]:
+    """What each round did, in the order of the names."""
+    results: dict[str, RoundStats] = {}
+    async with create_task_group() as group:
+        for name in names:
+            group.start_soon(_one, client, name, results)
+    return [results[name] for name in names]
+
+
+def _tell(stats: RoundStats, teller: Teller) -> None:
+    """A line for a round; what is not level is said with `--quiet`, too."""
+    text = f"{stats.peer}: {_outcome(stats)}"
+    if stats.level or stats.state in _IGNORED:
+        teller.said(text)
+    else:
+        teller.line(text)
+
+
+def _is_named(peer: PeerStatus, names: list[str]) -> bool:
+    return peer.name in names or peer.url in names or _place(peer.url) in names
 
 
 def _outcome(stats: RoundStats) -> str:
@@ -71,15 +98,17 @@ async def _one(client: NodeClient, name: str, results: dict[str, RoundStats]) ->
     results[name] = await client.sync(name, RoundStats)
 
 
-async def wait(node: Address, timeout: float | None, *, whole: bool) -> bool:
+async def wait(node: Address, timeout: float | None, teller: Teller, *, whole: bool) -> bool:
     """Whether every peer is level within the time; with `whole`, every node behind them as well.
 
     How far that was seen is said on stdout, or on stderr when not all of it is level.
     """
     async with node_client(node) as client:
-        answer = await client.wait(timeout, WaitAnswer, whole=whole)
+        asking = partial(client.wait, timeout, WaitAnswer, whole=whole)
+        answer: WaitAnswer = await watched(client, teller, asking)
     if answer.level:
-        print(printable(answer.said))
+        teller.said(printable(answer.said))
     else:
-        print(f"mesh: {printable(answer.said)}", file=sys.stderr)
+        teller.error(printable(answer.said))
+    teller.ended(ok=answer.level, **msgspec.structs.asdict(answer))
     return answer.level

@@ -147,11 +147,13 @@ class NodeClient:
             raise Misbehaved(f"{self._place} is not a mesh node: {error}") from error
 
     @asynccontextmanager
-    async def get(self, digest: Digest) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def get(self, digest: Digest) -> AsyncIterator[Paced]:
         """The bytes of a blob; not checked against its name, the caller does that."""
         opening = self._http.open("GET", f"/v1/blobs/{digest.hex()}", patient=True)
         async with self._answered(opening) as answer:
-            yield Paced(answer.chunks, f"blob {digest.hex()} from {self._place}")
+            length = answer.headers.get("content-length", "")
+            size = int(length) if length.isdecimal() else None
+            yield Paced(answer.chunks, f"blob {digest.hex()} from {self._place}", size)
 
     @asynccontextmanager
     async def batch(self, digests: Sequence[Digest]) -> AsyncIterator[AsyncIterator[list[Frame]]]:

@@ -61,8 +61,12 @@ class Paced:
     An iterator rather than a generator: dropping it half-way leaves nothing to be closed.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes], what: str) -> None:
-        """`what` names the transfer in the error, which is Unreachable."""
+    def __init__(self, chunks: AsyncIterator[bytes], what: str, size: int | None = None) -> None:
+        """`what` names the transfer in the error, which is Unreachable.
+
+        `size`: bytes of all chunks, where the sender said so.
+        """
+        self.size = size
         self._chunks = chunks
         self._what = what
         self._waited = 0.0

@@ -453,8 +453,14 @@ def test_ls_lists_digests_and_sizes(run: Run, node: NodeProcess) -> None:
     prefix = name_of(data)[:3]
     some = run("ls", "--prefix", prefix).stdout.decode().splitlines()
     assert [line.split() for line in some] == [one for one in lines if one[0].startswith(prefix)]
-    objects = [json.loads(line) for line in run("ls", "--json").stdout.splitlines()]
-    assert [[one["digest"], str(one["size"])] for one in objects] == lines
+    listing = json.loads(run("ls", "--json").stdout)
+    counts = {"count": len(lines), "bytes": sum(int(size) for _, size in lines)}
+    assert [[one["digest"], str(one["size"])] for one in listing["blobs"]] == lines
+    assert counts.items() <= listing.items()
+    *blobs, last = map(json.loads, run("ls", "--json-lines").stdout.splitlines())
+    assert blobs == [{"event": "blob", **one} for one in listing["blobs"]]
+    assert counts.items() <= last.items()
+    assert json.loads(run("ls", "--json", "--prefix", "0" * 60).stdout)["blobs"] == []
     assert run("ls", prefix.upper()).stdout.decode().splitlines() == some
     failed(run("ls", prefix, "--prefix", prefix), 2)
     for bad in ("XY", "G", "0" * 65):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,6 +15,8 @@ from mesh.cli.commands.common import (
     NodeOption,
     node_at,
 )
+from mesh.cli.commands.told import JsonOption, LinesOption
+from mesh.cli.forms import Form
 from mesh.errors import InputError
 
 
@@ -24,7 +25,8 @@ def ls_command(
         str | None, typer.Argument(metavar="PREFIX", help="hex digits that digests begin with")
     ] = None,
     prefix: Annotated[str | None, typer.Option(help="the same as PREFIX")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line")] = False,
+    as_json: JsonOption = False,
+    as_lines: LinesOption = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
@@ -34,8 +36,9 @@ def ls_command(
 
     if beginning is not None and prefix is not None:
         raise InputError("PREFIX and --prefix are the same; give one of them")
+    form = Form(json=as_json, lines=as_lines).judged()
     chosen = parse_prefix(beginning or prefix or "")
     # Whoever has seen enough goes, as `head` does.
     with suppress(BrokenPipeError):
-        RUNNER.run(partial(listing.ls, node_at(node, key_file), chosen, as_json=as_json))
+        RUNNER.run(listing.ls, node_at(node, key_file), chosen, form)
         sys.stdout.flush()

@@ -13,8 +13,12 @@ from mesh.cli.commands.common import (
     RUNNER,
     KeyOption,
     NodeOption,
+    exit_unless,
     node_at,
 )
+from mesh.cli.commands.told import told
+from mesh.cli.forms import Form
+from mesh.errors import InputError
 
 
 class ScrubOrder(StrEnum):
@@ -26,14 +30,29 @@ class ScrubOrder(StrEnum):
     STATUS = "status"
 
 
+@told
 def scrub_command(
     order: Annotated[ScrubOrder, typer.Argument(help="what to do; status only looks")],
-    as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/scrub says")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="with start: wait for the end; Ctrl-C ends the wait")
+    ] = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
+    *,
+    form: Form,
 ) -> None:
     """Read everything again to find what has rotted: start, pause, resume, or see how it stands."""
     from mesh.cli import scrub
 
+    address = node_at(node, key_file)
+    if follow:
+        if order is not ScrubOrder.START:
+            raise InputError("--follow goes with start")
+        from mesh.cli.teller import Teller
+
+        with Teller(form, "scrub", "blobs") as teller:
+            good = RUNNER.run(scrub.follow, address, teller)
+        exit_unless(good)
+        return
     verb = None if order is ScrubOrder.STATUS else order.value
-    RUNNER.run(partial(scrub.scrub, node_at(node, key_file), verb, as_json=as_json))
+    RUNNER.run(partial(scrub.scrub, address, verb, as_json=form.machine))

@@ -15,6 +15,8 @@ from mesh.cli.commands.common import (
     exit_unless,
     node_at,
 )
+from mesh.cli.commands.told import told
+from mesh.cli.forms import Form
 
 
 def status_command(
@@ -28,19 +30,26 @@ def status_command(
     RUNNER.run(partial(status.status, node_at(node, key_file), as_json=as_json))
 
 
+@told
 def sync_command(
     peers: Annotated[
         list[str] | None, typer.Argument(help="names or addresses; default all")
     ] = None,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
+    *,
+    form: Form,
 ) -> None:
     """Run a round with peers now, both ways; exit 1 unless all of them are level after it."""
     from mesh.cli import rounds
+    from mesh.cli.teller import Teller
 
-    exit_unless(RUNNER.run(rounds.sync, node_at(node, key_file), peers or []))
+    with Teller(form, "sync", "blobs") as teller:
+        good = RUNNER.run(rounds.sync, node_at(node, key_file), peers or [], teller)
+    exit_unless(good)
 
 
+@told
 def wait_command(
     timeout: Annotated[float | None, typer.Option(min=0, help="seconds; default for ever")] = None,
     whole: Annotated[
@@ -48,8 +57,14 @@ def wait_command(
     ] = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
+    *,
+    form: Form,
 ) -> None:
     """Wait until this node and its peers hold the same blobs; exit 1 without peers."""
     from mesh.cli import rounds
+    from mesh.cli.teller import Teller
 
-    exit_unless(RUNNER.run(partial(rounds.wait, node_at(node, key_file), timeout, whole=whole)))
+    with Teller(form, "wait", "blobs") as teller:
+        waiting = partial(rounds.wait, node_at(node, key_file), timeout, teller, whole=whole)
+        good = RUNNER.run(waiting)
+    exit_unless(good)

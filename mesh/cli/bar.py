@@ -1,0 +1,79 @@
+"""The bar: one line of a terminal that is written again and again. Loads rich."""
+
+from __future__ import annotations
+
+import os
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mesh.cli.progress import View
+
+# A bar that is shorter shows nothing; then the numbers have the line to themselves.
+_SHORTEST, _LONGEST = 8, 40
+
+# Of a terminal that does not say how wide it is.
+_COLUMNS = 80
+
+_CLEAR = "\r\x1b[K"
+
+
+class Bar:
+    """Owns the last line of a terminal while it is shown."""
+
+    def __init__(self, file: TextIO, unit: str) -> None:
+        """`unit`: what is counted beside bytes: files or blobs."""
+        self._file = file
+        self._unit = unit
+        self._shown = False
+
+    def show(self, view: View) -> None:
+        """Draw it anew."""
+        console = Console(file=self._file, width=self._columns(), highlight=False)
+        with console.capture() as drawn:
+            console.print(self._line(view, console.width), end="", no_wrap=True, crop=True)
+        self._write(_CLEAR + drawn.get().rstrip("\n"))
+        self._shown = True
+
+    def hide(self) -> None:
+        """Give the line back, empty."""
+        if self._shown:
+            self._shown = False
+            self._write(_CLEAR)
+
+    def _write(self, text: str) -> None:
+        self._file.write(text)
+        self._file.flush()
+
+    def _columns(self) -> int:
+        """One less than there are: a line that fills a terminal moves its cursor to the next."""
+        try:
+            columns = os.get_terminal_size(self._file.fileno()).columns
+        except OSError:
+            columns = 0
+        return (columns or _COLUMNS) - 1
+
+    def _line(self, view: View, width: int) -> Table:
+        progress = view.progress
+        words = view.numbers(self._unit)
+        room = width - len(progress.what) - len(words) - 2
+        line = Table.grid(padding=(0, 1, 0, 0))
+        cells: list[Text | ProgressBar] = [Text(progress.what)]
+        if room >= _SHORTEST:
+            done, total = progress.part
+            bar = ProgressBar(
+                total=total,
+                completed=done,
+                width=min(room, _LONGEST),
+                pulse=total is None,
+                animation_time=view.seconds,
+            )
+            cells.append(bar)
+        cells.append(Text(words))
+        for _ in cells:
+            line.add_column(no_wrap=True)
+        line.add_row(*cells)
+        return line

@@ -1,0 +1,260 @@
+"""How far a command is: the numbers, and who is told of them, by a clock of the test."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.cli.forms import Form
+from mesh.cli.missing import Levelling
+from mesh.cli.progress import WINDOW, Meter, Progress, View, time_text
+from mesh.cli.teller import Teller
+from mesh.errors import Corrupt, InputError
+from mesh.status import PeerStatus
+
+MIB = 1024 * 1024
+
+
+def bytes_of(done: int, total: int | None = None) -> Progress:
+    return Progress("fetching", bytes=done, total_bytes=total)
+
+
+# --- the meter -----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 30), st.integers(0, 2**40)), min_size=1, max_size=30))
+def test_a_rate_is_what_came_since_the_last_look_before_the_window(
+    steps: list[tuple[float, int]],
+) -> None:
+    meter = Meter(0.0)
+    now, done = 0.0, 0
+    looks = [(now, done)]
+    meter.add(now, bytes_of(done))
+    for pause, more in steps:
+        now, done = now + pause, done + more
+        looks.append((now, done))
+        view = meter.add(now, bytes_of(done, 2**50))
+        older = [look for look in looks if look[0] <= now - WINDOW]
+        then, had = older[-1] if older else looks[0]
+        rate = (done - had) / (now - then)
+        assert view.rate == pytest.approx(rate)
+        if rate:
+            assert view.left == pytest.approx((2**50 - done) / rate)
+        else:
+            assert view.left is None
+
+
+def test_a_line_that_stands_still_has_no_time_left_to_tell() -> None:
+    meter = Meter(0.0)
+    for second in range(30):
+        view = meter.add(float(second), bytes_of(min(second, 5) * MIB, 100 * MIB))
+    assert (view.rate, view.left) == (0.0, None)
+
+
+def test_without_bytes_the_count_tells_the_time_left() -> None:
+    meter = Meter(0.0)
+    meter.add(0.0, Progress("checking", 0, 100))
+    view = meter.add(2.0, Progress("checking", 20, 100))
+    assert (view.rate, view.left) == (None, 8.0)
+    assert view.numbers("blobs") == "20 of 100 blobs  0:08 left"
+
+
+def test_small_blobs_do_not_tell_how_long_a_large_one_takes() -> None:
+    meter = Meter(0.0)
+    meter.add(0.0, Progress("levelling", 0, 101, 0, None))
+    assert meter.add(2.0, Progress("levelling", 100, 101, MIB, None)).left is None
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    meter = Meter(10.0)
+    view = meter.add(10.0, bytes_of(0))
+    assert (view.seconds, view.rate, view.left) == (0.0, None, None)
+    assert view.numbers("files") == "0 B"
+    view = meter.add(12.0, Progress("fetching", 3, None, 4 * MIB, None))
+    assert view.numbers("files") == "4.0 MiB  3 files  2.0 MiB/s"
+    view = meter.add(14.0, Progress("fetching", 3, 5, 4 * MIB, 8 * MIB))
+    assert view.numbers("files") == "4.0 MiB of 8.0 MiB  3 of 5 files  1.0 MiB/s  0:04 left"
+
+
+def test_the_speed_of_one_thing_says_nothing_of_the_next() -> None:
+    meter = Meter(0.0)
+    meter.add(0.0, bytes_of(0))
+    meter.add(5.0, bytes_of(500 * MIB))
+    assert meter.add(6.0, Progress("comparing", 0, 10, 0, None)).rate is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (67, "1:07"), (3599.6, "1:00:00"), (90_061, "25:01:01")]
+)
+def test_time_for_people(seconds: float, text: str) -> None:
+    assert time_text(seconds) == text
+
+
+# --- levelling -----------------------------------------------------------------------------------
+
+
+def peer(fetched: int, sent: int, here: int | None, there: int | None) -> PeerStatus:
+    """A peer's status; each blob has a KiB."""
+    return PeerStatus(
+        name="b", url="http://b", state="syncing", in_sync=False, node_id=None, root=None,
+        blobs=None, missing_here=here, missing_there=there,
+        missing_here_bytes=None if here is None else here * 1024,
+        missing_there_bytes=None if there is None else there * 1024,
+        last_success_seconds_ago=None, last_error=None, failures=0, rounds=1, over_limit=0,
+        fetched_blobs=fetched, fetched_bytes=fetched * 1024, sent_blobs=sent,
+        sent_bytes=sent * 1024,
+    )  # fmt: skip
+
+
+def test_levelling_counts_what_moved_since_it_began_and_what_is_missing() -> None:
+    levelling = Levelling()
+    first = levelling.seen([peer(1000, 0, 30, 20), peer(0, 500, 0, 0)])
+    assert first == Progress("levelling", 0, 50, 0, 50 * 1024)
+    later = levelling.seen([peer(1010, 5, 20, 15), peer(0, 500, 0, 0)])
+    assert later == Progress("levelling", 15, 50, 15 * 1024, 50 * 1024)
+    unknown = levelling.seen([peer(1010, 5, 20, 15), peer(0, 500, None, 0)])
+    assert unknown == Progress("levelling", 15, None, 15 * 1024, None)
+    restarted = levelling.seen([peer(0, 0, 3, 4)])
+    assert restarted == Progress("levelling", 0, 7, 0, 7 * 1024)
+
+
+# --- which form ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "form", [Form(json=True, lines=True), Form(quiet=True, progress=True), Form(True, lines=True)]
+)
+def test_contradictions_are_refused(form: Form) -> None:
+    with pytest.raises(InputError, match=r"which one|contradict"):
+        form.judged()
+
+
+# --- the teller ----------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def told(form: Form, seconds: int, change: Callable[[int], Progress] = bytes_of) -> None:
+    """A command that works for some seconds and does a byte a tenth of a second."""
+    clock = Clock()
+    with Teller(form, "get", "files", clock) as teller:
+        for tenth in range(seconds * 10 + 1):
+            clock.now = 1000.0 + tenth / 10
+            teller.update(change(tenth))
+        teller.ended(ok=True, files=7)
+
+
+Output = pytest.CaptureFixture[str]
+
+
+def test_in_a_pipe_a_line_comes_each_ten_seconds_if_it_was_asked_for(capsys: Output) -> None:
+    told(Form(progress=True), 35)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "mesh: fetching: 100 B, 10 B/s",
+        "mesh: fetching: 200 B, 10 B/s",
+        "mesh: fetching: 300 B, 10 B/s",
+    ]
+
+
+@pytest.mark.parametrize("form", [Form(), Form(quiet=True)])
+def test_in_a_pipe_nothing_is_said_otherwise(capsys: Output, form: Form) -> None:
+    told(form, 35)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_json_is_one_object_at_the_end(capsys: Output) -> None:
+    told(Form(json=True), 12)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert json.loads(out) == {
+        "event": "summary", "command": "get", "seconds": 12.0, "ok": True, "files": 7,
+        "errors": [], "failed": 0,
+    }  # fmt: skip
+
+
+def test_json_lines_are_an_event_a_second_and_the_same_object(capsys: Output) -> None:
+    told(Form(lines=True), 3, lambda tenth: bytes_of(tenth, 60))
+    *events, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [(each["event"], each["seconds"]) for each in events] == [
+        ("progress", 1.0), ("progress", 2.0), ("progress", 3.0),
+    ]  # fmt: skip
+    assert (events[1]["bytes"], events[1]["total_bytes"], events[1]["unit"]) == (20, 60, "files")
+    assert math.isclose(events[1]["seconds_left"], 4.0, rel_tol=0.1)
+    assert (last["event"], last["ok"], last["files"]) == ("summary", True, 7)
+
+
+def test_a_command_that_is_over_in_a_second_shows_no_event(capsys: Output) -> None:
+    clock = Clock()
+    with Teller(Form(lines=True), "get", "files", clock) as teller:
+        for tenth in range(10):
+            clock.now = 1000.0 + tenth / 10
+            teller.update(bytes_of(tenth))
+        teller.ended(ok=True)
+    (only,) = capsys.readouterr().out.splitlines()
+    assert json.loads(only)["event"] == "summary"
+
+
+def test_what_failed_is_said_and_counted_whatever_the_form(capsys: Output) -> None:
+    for form in (Form(quiet=True), Form(json=True), Form(lines=True), Form()):
+        with Teller(form, "get", "files") as teller:
+            teller.note("a note")
+            for number in range(200):
+                teller.error(f"file {number} is odd")
+            teller.ended(ok=False)
+        out, err = capsys.readouterr()
+        said = err.splitlines()
+        assert said[-200:] == [f"mesh: file {number} is odd" for number in range(200)]
+        assert (said[0] == "a note") == (not form.quiet)
+        if form.machine:
+            last = json.loads(out.splitlines()[-1])
+            assert (last["ok"], last["failed"], len(last["errors"])) == (False, 200, 100)
+        else:
+            assert out == ""
+
+
+def test_an_error_that_ends_the_command_is_in_the_object(capsys: Output) -> None:
+    for error in (Corrupt("it is another"), ExceptionGroup("", [Corrupt("it is another")])):
+        with pytest.raises(type(error)), Teller(Form(json=True), "get", "files"):
+            raise error
+        last = json.loads(capsys.readouterr().out)
+        assert (last["ok"], last["errors"]) == (False, ["it is another"])
+
+
+def test_a_signal_tells_no_outcome(capsys: Output) -> None:
+    with pytest.raises(KeyboardInterrupt), Teller(Form(json=True), "get", "files"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_said_in_words_is_not_said_to_a_program(capsys: Output) -> None:
+    with Teller(Form(lines=True), "put", "files") as teller:
+        teller.write(b"DIGEST  PATH\n")
+        teller.line("a line")
+        teller.said("a summary")
+        teller.event("file", path="PATH")
+    first, _ = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["event"] == "file"
+    with Teller(Form(quiet=True), "put", "files") as teller:
+        teller.write(b"DIGEST  PATH\n")
+        teller.line("a line")
+        teller.said("a summary")
+    assert capsys.readouterr().out == "DIGEST  PATH\na line\n"
+
+
+def test_a_view_is_a_value() -> None:
+    view = View(bytes_of(1), 1.0, None, None)
+    with pytest.raises(AttributeError):
+        view.rate = 2.0  # type: ignore[misc]
