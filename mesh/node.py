@@ -3,8 +3,9 @@
 **Theory.** A node is a tree of tasks. `run` opens the store, starts every actor under a supervisor
 in one task group, and stays there until it is cancelled. Each thing that changes has one owner
 among the actors: the keeper owns the store, the tree and the claims; each peer actor what is known
-of its peer; the scheduler when rounds begin. The node itself owns nothing that changes but its
-phase (opening, building, ready). It is where the actors meet. It passes on
+of its peer; the membership which peers there are; the scheduler when rounds begin. The node itself
+owns nothing that changes but its phase (opening, building, ready). It is where the actors meet. It
+passes on
 
 - what arrives (`_announce`) to the announcers of all peers;
 - what peers say of themselves (`heard`, `hinted`) to the peer actor and the scheduler;
@@ -30,6 +31,7 @@ from mesh.actors.actor import supervise
 from mesh.actors.fetcher import Candidate, Fetcher
 from mesh.actors.inbound import Inbound
 from mesh.actors.keeper import Keeper
+from mesh.actors.membership import Keep, Membership, kept_nowhere
 from mesh.actors.peer import Host, Peer
 from mesh.actors.reader import Reader
 from mesh.actors.roster import Roster
@@ -40,12 +42,11 @@ from mesh.actors.service import Service
 from mesh.actors.sketcher import Sketcher
 from mesh.actors.telling import Teller
 from mesh.actors.waiting import Wait
-from mesh.config import Address, Config
+from mesh.config import Address, Changes, Config, Listed
 from mesh.core.digest import Digest
 from mesh.core.holder import Holder
 from mesh.core.tree import Tree
 from mesh.dates import TIME_OF_DAY, Clock, Dates, rfc3339
-from mesh.errors import InputError
 from mesh.offload import Offload
 from mesh.status import InboundStatus, Status, WaitAnswer, WaitReport, WantedStatus
 from mesh.store.base import BlobStore
@@ -75,12 +76,17 @@ class Node:
         connect: Callable[[Address, Callable[[], Tree], Sketches], Replica],
         work: Offload,
         random: Random,
+        changes: Changes = Changes(),  # noqa: B008 - a frozen value
+        keep: Keep = kept_nowhere,
         *,
         wall: Clock = TIME_OF_DAY,
     ) -> None:
         """`connect` makes the way to a peer, given our tree and sketch; `work` runs hashing.
 
-        `random` decides all jitter. `wall` tells the time of day, for what is shown.
+        `random` decides all jitter. `changes`: what was ordered about peers in earlier runs; `keep`
+        keeps what is ordered in this one. `wall` tells the time of day, for what is shown.
+
+        ConfigError when a peer that was added cannot be used.
         """
         self.config = config
         self.identity = identity
@@ -111,11 +117,13 @@ class Node:
             interval=config.interval_seconds,
             released=self._ask_others,
         )
-        self._replicas = [
-            (address, connect(address, self.keeper.ready_tree, self._sketcher))
-            for address in _distinct(config.addresses())
-        ]
-        self.peers = [Peer(address, replica, host) for address, replica in self._replicas]
+
+        def make(each: Listed) -> tuple[Peer, Replica]:
+            replica = connect(each.address, self.keeper.ready_tree, self._sketcher)
+            return Peer(each.address, replica, host, paused=each.paused), replica
+
+        self.membership = Membership(config, changes, keep, make, self._scheduler, random)
+        self.peers = self.membership.peers
         self._teller = Teller(identity.name, self.peers, self._roster, self.keeper, self._scheduler)
         self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
         self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._candidates)
@@ -146,11 +154,9 @@ class Node:
         finally:
             self.keeper.close()
             self.fetcher.close()
-            for peer in self.peers:
-                peer.close()
+            self.membership.close()
             with anyio.CancelScope(shield=True):
-                for _, replica in self._replicas:
-                    await replica.close()
+                await self.membership.disconnect()
                 await self.store.close()
 
     def _start(self, group: TaskGroup) -> None:
@@ -161,12 +167,9 @@ class Node:
             "scrubber": self.scrubber.run,
             "sketcher": self._sketcher.run,
         }
-        for peer in self.peers:
-            actors[f"peer {peer.address.place}"] = peer.run
-            actors[f"announcer {peer.address.place}"] = peer.announcer.run
-            self._scheduler.add(peer)
         for name, run in actors.items():
             group.start_soon(supervise, name, run, self._random, name=name)
+        self.membership.start(group)
 
     # --- what clients ask ------------------------------------------------------------------------
 
@@ -202,12 +205,8 @@ class Node:
         return Dates(self._wall(), anyio.current_time())
 
     def find_peer(self, name: str) -> Peer:
-        """The peer called `name`, by name, address or URL; InputError when there is none."""
-        for peer in self.peers:
-            if name in (peer.name, peer.address.place, peer.address.url):
-                return peer
-        known = ", ".join(peer.name for peer in self.peers) or "none"
-        raise InputError(f"no peer is called {name[:80]!a}; there are: {known}")
+        """The peer called `name`; see Membership.find."""
+        return self.membership.find(name)
 
     async def wait(self, timeout: float | None) -> list[WaitReport]:
         """Rounds with every peer until each is level, or `timeout` seconds are over."""
@@ -221,7 +220,7 @@ class Node:
         return await self._wait().answer(timeout, whole=whole)
 
     def _wait(self) -> Wait:
-        return Wait(self.peers, self.keeper, self.identity.node_id)
+        return Wait(list(self.peers), self.keeper, self.identity.node_id)
 
     # --- what peers tell (actors.service.Acquaintances) ------------------------------------------
 
@@ -236,7 +235,7 @@ class Node:
             count=len(tree) if tree is not None else self.store.totals.blobs,
         )
 
-    def heard(self, hello: Hello) -> None:
+    def heard(self, hello: Hello, source: str | None = None) -> None:
         """A node spoke to us. One that we never met may be any of those we cannot reach.
 
         Whoever has the key of the mesh may say any Hello. So it makes us look at most: a peer
@@ -245,12 +244,14 @@ class Node:
         if self._roster.is_us(hello):
             return
         for peer in self.peers:
+            if peer.node == hello.node and source is not None:
+                peer.called(source)
             if peer.node in (hello.node, None):
                 self._scheduler.contacted(peer)
 
-    def greeted(self, hello: Hello) -> None:
+    def greeted(self, hello: Hello, source: str | None = None) -> None:
         """A node asked how we stand."""
-        self.heard(hello)
+        self.heard(hello, source)
         listed = any(peer.node == hello.node for peer in self.peers)
         if not listed and not self._roster.is_us(hello):
             self._inbound.note(hello)
@@ -264,7 +265,7 @@ class Node:
     def is_peer(self, hello: Hello) -> bool:
         """Whether we call that node by ourselves, and may fetch from it."""
         peer = self._roster.find(hello.node)
-        return peer is not None and peer.address.pulls
+        return peer is not None and peer.active and peer.address.pulls
 
     def pulled(self, hello: Hello) -> float | None:
         """Seconds since we last fetched from that node all that was missing here.
@@ -280,7 +281,7 @@ class Node:
 
     def _ask_others(self, failed: Peer) -> bool:
         """One peer did not bring what it had claimed: the others, if any, are asked soon."""
-        others = [peer for peer in self.peers if peer is not failed and peer.counts]
+        others = [peer for peer in self.peers if peer is not failed and peer.active]
         for peer in others:
             self._scheduler.hint(peer)
         return bool(others)
@@ -288,7 +289,7 @@ class Node:
     def _ask_all(self) -> None:
         """Blobs were lost, or can be stored again: whoever may have them is asked soon."""
         for peer in self.peers:
-            if peer.counts:
+            if peer.active:
                 self._scheduler.contacted(peer)
                 self._scheduler.hint(peer)
 
@@ -308,13 +309,3 @@ class Node:
         self._sketcher.nudge()
         for peer in self.peers:
             peer.announce(digests, holder)
-
-
-def _distinct(addresses: Sequence[Address]) -> list[Address]:
-    """The peers, each URL once."""
-    found: dict[str, Address] = {}
-    for address in addresses:
-        if address.url in found:
-            log.warning("peer %s is listed twice; once is enough", address.place)
-        found.setdefault(address.url, address)
-    return list(found.values())

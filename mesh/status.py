@@ -59,14 +59,14 @@ class RoundStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer in `status`. `state` is one of core.standing.State.
+    """A peer in `status`. `state` is one of core.standing.State, or "paused".
 
     `standing` is one of core.verdict.Verdict: what the peer is to somebody who raises an alarm, and
     since when it is that. `missing_*` are null while they are not known; in the midst of a round
     they count what has been found so far. `root` and `blobs` are what the peer named last. The
     rates are those of the last ten seconds; the times that are left follow from them, and are null
     where they do not. What ends in `_at` or `_since` is a date in UTC (RFC 3339), what ends in
-    `_seconds` or `_ago` is an age.
+    `_seconds` or `_ago` is an age. For `calls_from` see ListedPeer.
     """
 
     name: str
@@ -100,6 +100,35 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     sent_blobs: int
     sent_bytes: int
     over_limit: int
+    calls_from: str | None = None
+
+
+class ListedPeer(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer in `GET /v1/peers`.
+
+    `origin`: configuration or added. `state` as in PeerStatus, or "removed" for one of the
+    configuration that was removed. `moved_from`: the URL that it had before `set-url`, else null.
+    `calls_from`: the address from which a node with this peer's id called, while the peer does not
+    answer at `url`; unproven, and else null.
+    """
+
+    name: str
+    url: str
+    protocol: str
+    direction: str
+    origin: str
+    state: str
+    node_id: str | None = None
+    moved_from: str | None = None
+    last_error: str | None = None
+    calls_from: str | None = None
+
+
+class PeersAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/peers`, and the answer to an order about a peer: `said` tells what it did."""
+
+    peers: list[ListedPeer]
+    said: str = ""
 
 
 class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -146,7 +146,7 @@ class Mailbox(Generic[Q, A]):
         self._line: deque[Request[Q, A]] = deque()
         self._shared: dict[Hashable, Request[Q, A]] = {}
         self._arrived = anyio.Event()
-        self._closed = False
+        self._closed = ""  # why nobody is taken any more
 
     async def ask(self, question: Q, *, share: Hashable | None = None, lent: bool = False) -> A:
         """Wait for the owner's answer to `question`.
@@ -198,9 +198,9 @@ class Mailbox(Generic[Q, A]):
                 request.reply.fail(self._error(why))
                 self._forget(request)
 
-    def close(self) -> None:
-        """The owner does not come back: everybody in line is told that the node is stopping."""
-        self._closed = True
+    def close(self, why: str = "the node is stopping") -> None:
+        """The owner does not come back: everybody in line, and who comes later, is told why."""
+        self._closed = why
         while (request := self._pop()) is not None:
             self._refuse(request)
 
@@ -226,7 +226,7 @@ class Mailbox(Generic[Q, A]):
             self._forget(request)
 
     def _refuse(self, request: Request[Q, A]) -> None:
-        request.reply.fail(self._error("the node is stopping"))
+        request.reply.fail(self._error(self._closed))
         self._forget(request)
 
     def _forget(self, request: Request[Q, A]) -> None:

@@ -95,6 +95,8 @@ class Announcer:
         self._more = False
         self._pulls = False
         self._wake = anyio.Event()
+        self._scope = anyio.CancelScope()  # of the announcement under way
+        self.muted = False
         self.tally = Tally()
 
     def note(self, digests: Sequence[Digest], *, theirs: bool) -> None:
@@ -110,6 +112,16 @@ class Announcer:
                 self._fresh.extend(digests)
         self._wake.set()
 
+    def mute(self) -> None:
+        """Announce nothing, not even what was noted, and end the announcement under way."""
+        self.muted = True
+        self._fresh, self._more = [], False
+        self._scope.cancel()
+
+    def unmute(self) -> None:
+        """Announce what is noted from now on."""
+        self.muted = False
+
     async def run(self) -> None:
         """Announce what is noted, until cancelled."""
         while True:
@@ -119,10 +131,13 @@ class Announcer:
             self._wake = anyio.Event()
             fresh, self._fresh = self._fresh, []
             more, self._more = self._more, False
+            if self.muted:
+                continue
             if busy and self._pulls and len(fresh) > _FEW:
                 fresh, more = [], True
             try:
-                await self._announce(fresh, more)
+                with anyio.CancelScope() as self._scope:
+                    await self._announce(fresh, more)
             except MeshError as error:
                 log.debug("announcement lost: %s", one_line(error))
                 if isinstance(error, PeerError):

@@ -322,6 +322,10 @@ class Keeper:
         """The holder gave up; another may bring them."""
         self._claims.release(holder, digests, anyio.current_time())
 
+    def forget(self, holder: Configured) -> None:
+        """A peer was removed: what it was to bring, others may bring at once."""
+        self._claims.forget(holder, anyio.current_time())
+
     def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
         """The holder could not deliver these; a peer is not asked for them again for a while."""
         self._claims.failed(holder, digests, anyio.current_time())

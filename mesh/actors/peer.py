@@ -112,12 +112,17 @@ class _Wish:
 class Peer:
     """One configured peer. `run` and `announcer.run` are supervised by the node."""
 
-    def __init__(self, address: Address, replica: Replica, host: Host) -> None:
-        """`replica`: how to talk to it."""
+    def __init__(
+        self, address: Address, replica: Replica, host: Host, *, paused: bool = False
+    ) -> None:
+        """`replica`: how to talk to it. `paused`: see `pause`."""
         self.address = address
+        self.removed = False
+        """Whether it is no peer any more."""
         self.holder = Configured(address.url)
         """Under which name it brings blobs: its address is all that is proven about it."""
         self.standing = Standing(pulls=address.pulls, pushes=address.pushes)
+        self.standing.paused = paused
         self._replica = metered = Metered(replica)
         self.announcer = Announcer(host.keeper, metered, host.hello, self)
         self._showing = Showing(self.standing, metered)
@@ -127,7 +132,12 @@ class Peer:
         )
         self._hello: Hello | None = None
         self._name: str | None = None
+        self._called_from: str | None = None
         self._round: Round | None = None
+        # Of the round that runs, if one does: what cancels it, and what tells that it is over.
+        self._scope = anyio.CancelScope()
+        self._over = anyio.Event()
+        self._over.set()
 
     # --- who it is ---------------------------------------------------------------------------
 
@@ -147,6 +157,21 @@ class Peer:
         return self.standing.counts
 
     @property
+    def paused(self) -> bool:
+        """Whether no rounds are run with it, and nothing is announced to it or read from it."""
+        return self.standing.paused
+
+    @property
+    def active(self) -> bool:
+        """Whether this node deals with it at all now: it counts, and is neither paused nor gone."""
+        return self.counts and not self.paused and not self.removed
+
+    @property
+    def state(self) -> str:
+        """Where it stands, as `mesh status` shows it: a State, or "paused"."""
+        return "paused" if self.paused else self.standing.state
+
+    @property
     def direction(self) -> str:
         """Which way blobs are moved: both, pull or push."""
         if self.address.pulls and self.address.pushes:
@@ -156,7 +181,7 @@ class Peer:
     @property
     def announced_to(self) -> bool:
         """Whether it is told of new blobs."""
-        return self.counts and self.address.pushes
+        return self.active and self.address.pushes
 
     @property
     def candidate(self) -> Candidate | None:
@@ -164,7 +189,7 @@ class Peer:
 
         Only nodes of a mesh: another protocol's server may ask others in its turn.
         """
-        if not (self.counts and self.address.pulls and self.address.protocol == "mesh"):
+        if not (self.active and self.address.pulls and self.address.protocol == "mesh"):
             return None
         return Candidate(self.holder, self._replica, not self.standing.failures)
 
@@ -176,7 +201,7 @@ class Peer:
     def status(self, root: Digest | None, dates: Dates) -> PeerStatus:
         """As it is now; `root` is ours."""
         self._look()
-        return self._showing.status(
+        shown = self._showing.status(
             self.name,
             self.address.url,
             self.direction,
@@ -186,12 +211,23 @@ class Peer:
             root,
             dates,
         )
+        return msgspec.structs.replace(shown, state=self.state, calls_from=self.calls_from)
 
     def _look(self) -> None:
         """Something has happened: see Showing."""
         tree = self._host.keeper.tree
         root = tree.root if tree is not None else None
         self._showing.look(root, self._host.keeper.lies.get(self.holder), anyio.current_time())
+
+    @property
+    def last_error(self) -> str | None:
+        """What went wrong last, and still matters."""
+        return self.standing.error or self._host.keeper.lies.get(self.holder)
+
+    @property
+    def calls_from(self) -> str | None:
+        """From where its node has called since it ceased to answer at its address; unproven."""
+        return self._called_from if self.standing.failures else None
 
     # --- what others ask ---------------------------------------------------------------------
 
@@ -203,15 +239,42 @@ class Peer:
 
     async def sync(self, *, baseline: Tree | None = None) -> RoundStats:
         """A round that begins now, both ways. Failures are in the answer, not raised."""
+        if self.paused:
+            return self._stats(error=self._why_paused)
         try:
             return await self._mailbox.ask(_Wish(baseline))
         except MeshError as error:  # the node is stopping, or a bug ended the round
             return RoundStats(
                 peer=self.name,
-                state=self.standing.state,
+                state=self.state,
                 direction=self.direction,
                 error=one_line(error),
             )
+
+    async def pause(self) -> None:
+        """End the round that runs, and begin none until `resume`; returns when it has ended.
+
+        The peer's own rounds with this node go on: it is for its own node to pause them.
+        """
+        self.standing.pause()
+        self._host.scheduler.remove(self)
+        self._scope.cancel()
+        self.announcer.mute()
+        await self._over.wait()
+        self.standing.pause()  # whatever the round has said while it ended
+        self._look()
+        self._host.keeper.forget(self.holder)
+
+    def resume(self) -> None:
+        """Deal with it again; the next round begins soon."""
+        self.standing.paused = False
+        self._look()
+        self.announcer.unmute()
+        self._host.scheduler.add(self)
+
+    @property
+    def _why_paused(self) -> str:
+        return f"{self.name} is paused here; `mesh peers resume {self.name}` ends that"
 
     async def tell(self, request: StandingRequest) -> StandingReply | None:
         """What the peer says of its own peers; None when its protocol has no such question.
@@ -221,10 +284,25 @@ class Peer:
         return await self._replica.standing(request)
 
     def close(self) -> None:
-        """`run` has ended for good; whoever still waits for a round is told so."""
+        """The node is stopping, and `run` has ended; whoever still waits for a round is told so."""
         self._mailbox.close()
 
+    def remove(self) -> None:
+        """It is no peer any more, and `run` has ended: nothing about it stays here."""
+        self.removed = True
+        self._mailbox.close(f"{self.name} is not a peer of this node any more")
+        self._host.scheduler.remove(self)
+        self._host.roster.forget(self)
+        self._host.keeper.forget(self.holder)
+
     # --- what happens outside of rounds ------------------------------------------------------
+
+    def called(self, source: str) -> None:
+        """A node that says this peer's id called us from `source`.
+
+        Shown to people while the peer does not answer, and followed by nobody: see the design.
+        """
+        self._called_from = source if self.standing.failures else None
 
     def brought(self, holder: Holder) -> bool:
         """Whether `holder` is this peer, as far as we can tell; see Anonymous.label."""
@@ -287,6 +365,9 @@ class Peer:
             with self._mailbox.turn() as turn:
                 request = await turn.take()
                 wish = request.question
+                if self.paused:
+                    request.reply.set(self._stats(error=self._why_paused))
+                    continue
                 if wish.scheduled_at is not None and self.standing.outdated(wish.scheduled_at):
                     continue  # a round failed since, and the schedule has moved this one back
                 request.reply.set(await self._taken(wish))
@@ -296,8 +377,12 @@ class Peer:
         stats: RoundStats | None = None
         failed = True
         retry_after: float | None = None
+        self._over = anyio.Event()
         try:
-            stats = await self._one(wish)
+            with anyio.CancelScope() as self._scope:
+                stats = await self._one(wish)
+            if stats is None:
+                stats = self._cut_short()
             failed = False
         except MeshError as error:
             stats, retry_after = self._failed(error)
@@ -307,8 +392,15 @@ class Peer:
                 self.standing.failed(Event.BROKEN, text, anyio.current_time())
             self._round = None
             self._look()
+            self._over.set()
             self._host.scheduler.ended(self, failed=failed, retry_after=retry_after)
         return stats
+
+    def _cut_short(self) -> RoundStats:
+        """A pause ended the round: what it moved counts all the same."""
+        if self._round is not None:
+            self._showing.ended(self._round)
+        return self._stats(error=self._why_paused)
 
     async def _one(self, wish: _Wish) -> RoundStats:
         keeper = self._host.keeper
@@ -461,7 +553,7 @@ class Peer:
             facts = msgspec.structs.asdict(self._round.ledger.tally)
         return RoundStats(
             peer=self.name,
-            state=self.standing.state,
+            state=self.state,
             direction=self.direction,
             error=error,
             **facts,

@@ -30,6 +30,10 @@ class Scheduler:
         self._schedule.add(peer, anyio.current_time())
         self._changed.set()
 
+    def remove(self, peer: Scheduled) -> None:
+        """A peer that gets no more rounds, unless it is added again."""
+        self._schedule.remove(peer)
+
     def ended(self, peer: Scheduled, *, failed: bool, retry_after: float | None = None) -> None:
         """The peer's round is over."""
         if failed:

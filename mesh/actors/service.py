@@ -78,11 +78,11 @@ class Acquaintances(Protocol):
     us look, by a round that we begin ourselves. It changes nothing that we know of a peer.
     """
 
-    def heard(self, hello: Hello) -> None:
-        """Somebody spoke to us; maybe a peer, maybe a stranger."""
+    def heard(self, hello: Hello, source: str | None) -> None:
+        """Somebody spoke to us, from the address `source`; maybe a peer, maybe a stranger."""
 
-    def greeted(self, hello: Hello) -> None:
-        """Somebody asked how we stand."""
+    def greeted(self, hello: Hello, source: str | None) -> None:
+        """Somebody asked how we stand, from the address `source`."""
 
     def hinted(self, hello: Hello) -> None:
         """Somebody says that it has more that is new."""
@@ -123,10 +123,10 @@ class Service:
         self._earlier = EarlierTrees()
         self._streams = anyio.Semaphore(_STREAMS)
 
-    async def call(self, path: str, body: bytes) -> bytes:
-        """root, cells, find, tree, offer, standing."""
+    async def call(self, path: str, body: bytes, source: str | None = None) -> bytes:
+        """root, cells, find, tree, offer, standing; `source`: the asker's address, if known."""
         if path == "root":
-            return encode(await self._root(decode(Greeting, body)))
+            return encode(await self._root(decode(Greeting, body), source))
         if path == "cells":
             return encode(self._cells(decode(CellsRequest, body)))
         if path == "find":
@@ -134,7 +134,7 @@ class Service:
         if path == "tree":
             return encode(self._tree(decode(TreeRequest, body)))
         if path == "offer":
-            return encode(await self._offer(decode(Offer, body)))
+            return encode(await self._offer(decode(Offer, body), source))
         if path == "standing":
             return encode(await self._standing(decode(StandingRequest, body)))
         raise InputError(f"no such request: {path!a}")
@@ -189,9 +189,9 @@ class Service:
 
     # --- small questions -----------------------------------------------------------------------
 
-    async def _root(self, asker: Greeting) -> RootReply:
+    async def _root(self, asker: Greeting, source: str | None) -> RootReply:
         self._check(asker)
-        self._known.greeted(asker)
+        self._known.greeted(asker, source)
         tree = self._keeper.tree
         if tree is None or asker.root is None or asker.root == tree.root:
             return self._stand(asker, tree)
@@ -258,9 +258,9 @@ class Service:
         answers = answer(tree, request.asks, request.width)
         return TreeReply(root=root, count=len(tree), answers=answers)
 
-    async def _offer(self, offer: Offer) -> OfferReply:
+    async def _offer(self, offer: Offer, source: str | None) -> OfferReply:
         self._check(offer.hello)
-        self._known.heard(offer.hello)
+        self._known.heard(offer.hello, source)
         if offer.more:
             self._known.hinted(offer.hello)
         digests = split_digests(joined(offer.digests))

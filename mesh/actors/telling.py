@@ -111,6 +111,8 @@ def _edge(peer: Peer, ago: int | None, *, late: bool) -> Edge:
     why = None
     if late:
         why = peer.standing.error or _WHY.get(peer.standing.state)
+    if peer.paused:
+        ago, why = None, f"it is paused here, and `mesh peers resume {peer.name}` ends that"
     if late and why is None and not peer.address.pushes:
         why = "blobs are only fetched from it, so it may lack some"
     return Edge(

@@ -3,7 +3,8 @@
 Level, for one peer: all that was here when the wait began is there, and all that was there when it
 was first asked is here, as proven by rounds that began after that. What the peers had is here then.
 Where that was new here, it is waited for until the others have it as well. With a peer of direction
-`pull` only the way here counts, with one of direction `push` only the way there.
+`pull` only the way here counts, with one of direction `push` only the way there. A peer that is
+paused is not waited for, and the answer says so; for a wait for the whole mesh it is not level.
 
 For a wait for the whole mesh the way there counts in any direction: whoever only lets us fetch
 has to get our blobs from somewhere else. Behind the peers nothing is called: see core.horizon.
@@ -97,7 +98,8 @@ class Wait:
 
     def _answered(self, horizon: Horizon) -> WaitAnswer:
         level, reports = self._all_level, list(self._reports.values())
-        beyond = horizon.problems() if level else []
+        paused = [f"{peer.name} is paused here" for peer in self._peers if peer.paused]
+        beyond = horizon.problems() + (paused if self._whole else []) if level else []
         return WaitAnswer(
             level=level and not (self._whole and beyond),
             said=_said(reports, horizon, beyond, whole=self._whole and level)
@@ -111,7 +113,8 @@ class Wait:
     @property
     def _all_level(self) -> bool:
         reports = self._reports.values()
-        return all(report.level for report in reports) and any(r.counts for r in reports)
+        counting = [report for report in reports if report.counts]
+        return all(report.level for report in counting) and bool(counting)
 
     async def _own(self) -> None:
         """Rounds with all peers until each has what was here, and what the others had."""
@@ -120,7 +123,7 @@ class Wait:
         gathered = self._keeper.ready_tree()
         if not self._all_level or gathered.root == baseline.root:
             return
-        others = [p for p in self._peers if p.counts and (self._whole or p.address.pushes)]
+        others = [p for p in self._peers if p.active and (self._whole or p.address.pushes)]
         for peer in others:
             report = self._reports[peer]
             self._reports[peer] = msgspec.structs.replace(
@@ -143,6 +146,9 @@ class Wait:
         there = not (peer.address.pushes or self._whole)
         while True:
             stats = await peer.sync(baseline=baseline)
+            if peer.paused or peer.removed:
+                self._reports[peer] = _left_out(peer)
+                return
             if stats.error is None and stats.proven:
                 here = here or stats.missing_here == 0
                 there = there or stats.baseline_there == 0
@@ -159,7 +165,7 @@ class Wait:
 
     def _horizon(self) -> Horizon:
         """A new search, which begins at our own peers."""
-        level = [(p.node, p.name, at) for p, at in self._since.items() if p.counts]
+        level = [(p.node, p.name, at) for p, at in self._since.items() if p.active]
         return Horizon(self._us, level)
 
     async def _behind(self, horizon: Horizon) -> None:
@@ -215,6 +221,14 @@ def _hopeless(stats: RoundStats) -> bool:
     return stats.error is None and stats.proven and 0 < stats.missing_here <= stats.over_limit
 
 
+def _left_out(peer: Peer) -> WaitReport:
+    """A peer with which no rounds are run: it is not level, and is not waited for."""
+    why = "it is paused here" if peer.paused else "it was removed meanwhile"
+    return WaitReport(
+        peer=peer.name, level=False, direction=peer.direction, counts=False, error=why
+    )
+
+
 def _report(peer: Peer, stats: RoundStats, *, level: bool, whole: bool) -> WaitReport:
     known = stats.error is None and stats.proven
     sent = peer.address.pushes or whole
@@ -242,6 +256,9 @@ def _said(
     counting = [report for report in reports if report.counts]
     if not reports:
         return "no peers are configured; nothing is anywhere else"
+    left_out = [f"{r.peer} was not waited for: {r.error}" for r in reports if _is_left_out(r)]
+    if not counting and left_out:
+        return "; ".join([*left_out[:_MOST_LINES], "nothing is known to be anywhere else"])
     if not counting:
         only = "the only peer" if len(reports) == 1 else f"each of the {len(reports)} peers"
         return f"{only} that is configured is this node itself; nothing is anywhere else"
@@ -254,10 +271,15 @@ def _said(
     if not whole:
         lines += [_one_way(r) for r in counting if r.level and r.direction == "pull"]
     lines += [f"{r.peer}: {_lacking(r)}" for r in counting if not r.level]
+    lines += left_out
     lines += beyond
     if len(lines) > _MOST_LINES:
         lines[_MOST_LINES:] = [f"and {len(lines) - _MOST_LINES} more"]
     return "; ".join(lines)
+
+
+def _is_left_out(report: WaitReport) -> bool:
+    return not report.counts and not report.level
 
 
 def _lost(wanted: int) -> str:

@@ -18,13 +18,14 @@ from random import Random
 import anyio
 from anyio import create_task_group
 
+from mesh.actors.membership import Keep
 from mesh.blobstash.peer import BlobstashPeer
 from mesh.blobstash.remote import Remote
-from mesh.config import Address, Config
+from mesh.config import PEERS_FILE, Address, Changes, Config, decode_changes, encode_changes
 from mesh.core.tree import Tree
 from mesh.errors import StoreError
 from mesh.node import Identity, Node
-from mesh.offload import Lane, Threads
+from mesh.offload import Lane, Offload, Threads
 from mesh.server.app import Asgi, create_app
 from mesh.server.serve import serve
 from mesh.store.directory import DataDirectory
@@ -78,8 +79,25 @@ async def assembled(config: Config, directory: DataDirectory, backend: str) -> A
 
         files = DiskFiles(directory.path)
         store = DiskStore(files, directory.path / "index.sqlite", Lane, work)
-        node = Node(config, identity, store, connect, work, Random())  # noqa: S311 - jitter
+        changes, keep = kept_peers(directory, work)
+        node = Node(config, identity, store, connect, work, Random(), changes, keep)  # noqa: S311 - jitter
         yield Parts(node, create_app(node, backend, blobstash, stop), backend, stop)
+
+
+def kept_peers(directory: DataDirectory, work: Offload) -> tuple[Changes, Keep]:
+    """What was ordered about peers in earlier runs on a directory, and what keeps later orders.
+
+    ConfigError when the file is damaged.
+    """
+    data = directory.read(PEERS_FILE)
+    changes = Changes()
+    if data is not None:
+        changes = decode_changes(data, str(directory.path / PEERS_FILE))
+
+    async def keep(changes: Changes) -> None:
+        await work(directory.replace, PEERS_FILE, encode_changes(changes))
+
+    return changes, keep
 
 
 async def run_until_stopped(parts: Parts, listener: socket.socket | None) -> None:

@@ -78,13 +78,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class _Known:
     """Acquaintances for a Service whose only caller pulled half a minute ago."""
 
-    def heard(self, hello: Hello) -> None:
+    def heard(self, hello: Hello, source: str | None) -> None:
         """Nothing to note."""
 
     def hinted(self, hello: Hello) -> None:
         """Nothing to note."""
 
-    def greeted(self, hello: Hello) -> None:
+    def greeted(self, hello: Hello, source: str | None) -> None:
         """Nothing to note."""
 
     def is_peer(self, hello: Hello) -> bool:  # noqa: ARG002 - the port's

@@ -1,5 +1,16 @@
 """The configuration of a node: file < environment < flags, and no typo goes unnoticed."""
 
+from mesh.config.changes import (
+    PEERS_FILE,
+    Change,
+    Changes,
+    Listed,
+    decode_changes,
+    encode_changes,
+    listed,
+    names_of,
+    removed,
+)
 from mesh.config.keys import Secret, read_keys
 from mesh.config.loading import Given, Sources, given, load, problems
 from mesh.config.peers import (
@@ -24,22 +35,31 @@ __all__ = [
     "FEWEST_CELLS",
     "GIB",
     "MOST_CELLS",
+    "PEERS_FILE",
     "Address",
+    "Change",
+    "Changes",
     "Config",
     "Given",
+    "Listed",
     "PeerEntry",
     "Secret",
     "Sources",
+    "decode_changes",
+    "encode_changes",
     "flag_peers",
     "given",
     "is_loopback",
     "join_host",
+    "listed",
     "load",
+    "names_of",
     "parse_listen",
     "parse_peer",
     "parse_size",
     "problems",
     "read_keys",
     "redacted",
+    "removed",
     "split_peers",
 ]

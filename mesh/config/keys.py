@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
 
 from mesh.errors import ConfigError
@@ -18,6 +19,12 @@ class Secret:
     def reveal(self) -> bytes:
         """The key itself, for a request's header."""
         return self._key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._key, other._key)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     def __repr__(self) -> str:
         return "Secret(…)"

@@ -74,10 +74,14 @@ def split_peers(text: str) -> tuple[str, ...]:
 
 
 class Resolved(NamedTuple):
-    """What the peers and key files of a configuration stand for, read once."""
+    """What the peers and key files of a configuration stand for, read once.
+
+    `shown`: the key for peers without one of their own. `shared`: what the nodes share.
+    """
 
     addresses: tuple[Address, ...]
     accepted: tuple[Secret, ...]
+    shown: Secret | None
     shared: Secret | None
 
 
@@ -90,17 +94,20 @@ def resolve(
     cannot be read.
     """
     shown = read_keys(peer_key_file)[0] if peer_key_file is not None else None
-    addresses = tuple(_address(peer, shown) for peer in peers)
+    addresses = tuple(address_of(peer, shown) for peer in peers)
     urls: dict[str, str] = {}
     for each in addresses:
         if each.name is not None and urls.setdefault(each.name, each.url) != each.url:
             raise ConfigError(f"two peers are called {each.name!a}; give each its own name")
     accepted = tuple(read_keys(key_file)) if key_file is not None else ()
-    return Resolved(addresses, accepted, shown or (accepted[0] if accepted else None))
+    return Resolved(addresses, accepted, shown, shown or (accepted[0] if accepted else None))
 
 
-def _address(peer: str | PeerEntry, shared: Secret | None) -> Address:
-    """A configured peer; `shared` is the key for those without one of their own."""
+def address_of(peer: str | PeerEntry, shown: Secret | None) -> Address:
+    """A peer as it is written; `shown` is the key for one without a key of its own.
+
+    ConfigError when it is malformed, or its key file cannot be read.
+    """
     entry = PeerEntry(peer) if isinstance(peer, str) else peer
     address = parse_peer(entry.url)
     if entry.direction not in DIRECTIONS:
@@ -109,7 +116,7 @@ def _address(peer: str | PeerEntry, shared: Secret | None) -> Address:
         raise _bad_peer(redacted(entry.url), "one_way is for BlobStash servers; use direction")
     key = address.key
     if key is None:
-        key = read_keys(entry.key_file)[0] if entry.key_file is not None else shared
+        key = read_keys(entry.key_file)[0] if entry.key_file is not None else shown
     return msgspec.structs.replace(
         address, key=key, direction=entry.direction, one_way=entry.one_way
     )

@@ -7,7 +7,7 @@ from functools import cached_property
 import msgspec
 
 from mesh.config.keys import Secret
-from mesh.config.peers import Address, PeerEntry, Resolved, resolve
+from mesh.config.peers import Address, PeerEntry, Resolved, address_of, resolve
 from mesh.config.places import DEFAULT_PORT, parse_listen
 from mesh.config.sizes import GIB
 
@@ -73,6 +73,13 @@ class Config(
     def addresses(self) -> list[Address]:
         """The peers, each with the key that it is shown."""
         return list(self._resolved.addresses)
+
+    def address_of(self, peer: PeerEntry) -> Address:
+        """A peer that is not in the configuration, with the key that it is shown.
+
+        Reads the key file of its own, if it has one; ConfigError when that or the peer is no good.
+        """
+        return address_of(peer, self._resolved.shown)
 
     def accepted_keys(self) -> list[Secret]:
         """The keys that clients and peers may show here; none when the node is open."""

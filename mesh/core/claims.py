@@ -193,6 +193,12 @@ class Claims:
             elif (lease := self._leases.get(digest)) is not None and lease[0] == holder:
                 self._drop(digest)
 
+    def forget(self, holder: Configured, now: float) -> None:
+        """`holder` is gone for good: nothing is waited for from it, or held against it."""
+        self.release(holder, [d for d, (who, _) in self._leases.items() if who == holder], now)
+        for penalty in [each for each in self._penalties if each[0] == holder]:
+            del self._penalties[penalty]
+
     def failed(self, holder: Holder, digests: Sequence[Digest], now: float) -> None:
         """`holder` could not deliver these: free for others.
 

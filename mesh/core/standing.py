@@ -20,7 +20,7 @@ has no entry for a state changes nothing about the state. The events come from f
 - from the greeting that opens a round: EQUAL, DIFFERS, STARTING, SELF, DUPLICATE, CLONE, TWIN;
 - from the end of a round: PROVEN, UNPROVEN, OVER_LIMIT;
 - from anything in a round that went wrong: UNREACHABLE, REFUSED, BROKEN;
-- from outside of rounds: UNANNOUNCED, RESTARTED.
+- from outside of rounds: UNANNOUNCED, RESTARTED, PAUSED.
 
 What the peer names as its root outside of rounds (`heard`) is taken in, and changes no state.
 
@@ -71,6 +71,7 @@ class Event(StrEnum):
     REFUSED = auto()  # a round failed: the peer declined
     BROKEN = auto()  # a round failed in another way: the peer misbehaved, or this node's store did
     UNANNOUNCED = auto()  # an announcement of new blobs did not reach the peer
+    PAUSED = auto()  # nothing is asked of the peer, or told to it, until somebody says so
     RESTARTED = auto()  # another run of its process speaks, or another node at its address
 
 
@@ -92,6 +93,7 @@ _ENDED: Mapping[Event, State] = {
     Event.OVER_LIMIT: State.OVER_LIMIT,
 }
 _DOUBT: Mapping[Event, State] = {
+    Event.PAUSED: State.UNSURE,
     Event.UNANNOUNCED: State.UNSURE,
     Event.RESTARTED: State.UNSURE,
 }
@@ -100,7 +102,8 @@ LEADS: Mapping[State, Mapping[Event, State]] = {
     State.NEW: _MET,
     State.BUILDING: _MET,
     # Doubt that comes up in a round changes nothing here: the end of the round decides.
-    State.SYNCING: {**_MET, **_ENDED},
+    # But a pause ends the round.
+    State.SYNCING: {**_MET, **_ENDED, Event.PAUSED: State.UNSURE},
     State.IDLE: {**_MET, **_DOUBT},
     State.OVER_LIMIT: {**_MET, **_DOUBT},
     State.UNSURE: _MET,
@@ -149,6 +152,7 @@ class Standing:
         self._pulls = pulls
         self._pushes = pushes
         self.state = State.NEW
+        self.paused = False
         self.rounds = 0
         self.failures = 0
         self.error: str | None = None
@@ -312,6 +316,12 @@ class Standing:
         self._becomes(Event.RESTARTED)
         self._doubt()
         return first
+
+    def pause(self) -> None:
+        """Nothing is looked at any more, until `paused` is taken back."""
+        self.paused = True
+        self._becomes(Event.PAUSED)
+        self._doubt()
 
     def heard(self, root: Digest) -> None:
         """The peer named its root, outside of a greeting of ours."""

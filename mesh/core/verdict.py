@@ -26,6 +26,7 @@ class Verdict(StrEnum):
     UNREACHABLE = "unreachable"  # the peer did not answer at the last try
     FAILING = "failing"  # the peer answered, and the round failed: a wrong key, say
     UNKNOWN = "unknown"  # not compared yet, or something has come between
+    PAUSED = "paused"  # by an order, so nothing is known of it and nothing is moved
     IGNORED = "ignored"  # it is this node itself, or another address of a listed peer
 
 
@@ -37,6 +38,8 @@ def judge(standing: Standing, ours: Digest | None) -> Verdict:
     """The verdict on a peer, beside our root `ours`; None while we have none."""
     if not standing.counts:
         return Verdict.IGNORED
+    if standing.paused:
+        return Verdict.PAUSED
     if standing.state is State.FAILING:
         return Verdict.UNREACHABLE if standing.unreachable else Verdict.FAILING
     if standing.in_sync(ours):

@@ -102,6 +102,8 @@ class _Syncs:
         address = self._configured(values.get("url", ""))
         if address is None:
             return problem(403, "url is not a configured peer of this node")
+        if self._node.find_peer(address.url).paused:
+            return problem(409, f"{address.place} is paused; `mesh peers resume` ends that")
         one_way = _truth(values.get("one_way", ""))
         try:
             self._triggers.acquire_nowait()

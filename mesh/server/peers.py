@@ -39,7 +39,8 @@ class _Peers:
         self._service = node.service
 
     async def call(self, verb: str, rest: str) -> Response:
-        answer = await self._service.call(_path(verb, rest), await message())
+        source = request.remote_addr
+        answer = await self._service.call(_path(verb, rest), await message(), source)
         return Response(answer, content_type=CONTENT_TYPE)
 
     async def download(self, verb: str, rest: str) -> Response:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from mesh.decoding import from_hex, json_of
-from mesh.errors import ConfigError, Undecodable
+from mesh.errors import ConfigError, StoreError, Undecodable
 
 _FORMAT = 1
 
@@ -63,6 +63,22 @@ class DataDirectory:
             os.close(lock)
             raise
 
+    def read(self, name: str) -> bytes | None:
+        """What `replace` put under a name; None when nothing did. ConfigError when unreadable."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.path / name}: {error.strerror}") from error
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put a small file there, whole and durable, or leave what is there; StoreError."""
+        try:
+            _replace(self.path / name, data)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path / name}: {error.strerror}") from error
+
     def release(self) -> None:
         """Let another process have it."""
         os.close(self._lock)
@@ -108,13 +124,19 @@ def _identity(path: Path, pinned: str | None) -> bytes:
 
 def _make_identity(file: Path) -> bytes:
     node_id = secrets.token_bytes(16)
+    _replace(file, msgspec.json.encode(_Identity(node_id.hex())))
+    return node_id
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """A file, readable by its owner alone, that takes its name when it is whole and durable."""
     temporary = file.with_suffix(".new")
     # What is left of an earlier try goes; a link goes itself, and not what it points to.
     temporary.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
     with os.fdopen(descriptor, "wb") as out:
-        out.write(msgspec.json.encode(_Identity(node_id.hex())))
+        out.write(data)
         out.flush()
         os.fsync(out.fileno())
     temporary.replace(file)
@@ -123,4 +145,3 @@ def _make_identity(file: Path) -> bytes:
         os.fsync(directory)
     finally:
         os.close(directory)
-    return node_id

@@ -23,7 +23,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from mesh.config import Address, Config, PeerEntry
+from mesh.config import Address, Changes, Config, PeerEntry
 from mesh.core.digest import Digest, digest_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.tree import Tree
@@ -116,6 +116,12 @@ class Member:
         self._door: Door | None = None
         self._scope = trio.CancelScope()
         self._starts = 0
+        self.changes = Changes()
+
+    async def keep(self, changes: Changes) -> None:
+        """What was ordered about its peers; kept over restarts, as a data directory does."""
+        await trio.lowlevel.checkpoint()
+        self.changes = changes
 
     async def start(self) -> Node:
         """Run it; returns when its tree is built, and what follows from that at once is done."""
@@ -130,6 +136,8 @@ class Member:
             self._connect,
             Inline(),
             random,
+            self.changes,
+            self.keep,
         )
         self._scope, self.ended = trio.CancelScope(), trio.Event()
         self._door = Door(node.service)

@@ -12,6 +12,7 @@ from mesh.store.log.segments import segment_number
 # What a node makes there, and what a file system has at its own root.
 OURS = {
     "segments", "large", "tmp", "damaged", PARTIAL, "node.json", "node.new", "lock",
+    "peers.json", "peers.new", "control.key", "control.new",
     "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-journal", "lost+found",
     "index.new", "index.new-wal", "index.new-shm",
 }  # fmt: skip
