@@ -15,7 +15,6 @@ MONOTONIC = {"monotonic", "monotonic_ns", "perf_counter", "process_time"}
 # Files that may, each for its reason: what they show or keep is for people, and decides nothing.
 ALLOWED: dict[str, str] = {
     "mesh/cli/logs.py": "says when a line was logged",
-    "mesh/cli/status.py": "shows since when a blob is wanted, to a person",
     "mesh/dates.py": "dates what is shown to people, and decides nothing by it",
     "mesh/store/disk.py": "dates what is wanted and what came, and decides nothing by it",
 }

@@ -20,6 +20,10 @@ _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 _COLLECT = (700, 10, 10)
 
 
+# The exit code after Ctrl-C.
+INTERRUPTED = 128 + signal.SIGINT
+
+
 class Runner:
     """Runs client commands; knows where they write."""
 

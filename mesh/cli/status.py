@@ -1,98 +1,88 @@
-"""`mesh status`: how a node and its peers stand."""
+"""`mesh status`: how a node and its peers stand; once, again and again, or for a monitor."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import os
+import shutil
+import sys
 
+import anyio
 import msgspec
 
-from mesh.cli.words import size_text
+from mesh.cli.columns import WIDTH, columns
+from mesh.cli.standings import check, in_colour, lines, no_colour
 from mesh.config import Address
-from mesh.decoding import utf8
-from mesh.errors import printable
-from mesh.status import (
-    InboundStatus,
-    PeerStatus,
-    Status,
-)
-from mesh.transport.client import node_client
+from mesh.decoding import json_of, utf8
+from mesh.errors import MeshError, one_line
+from mesh.status import Status
+from mesh.transport.client import NodeClient, node_client
+
+_EVERY = 1.0  # seconds between two looks of --watch
+
+# To the upper left corner; wipe the rest of a line; wipe all that is below.
+_HOME, _END_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
-async def status(address: Address, *, as_json: bool) -> None:
+async def status(node: Address, *, as_json: bool) -> None:
     """The node and its peers."""
-    async with node_client(address) as client:
-        if as_json:
-            raw = await client.status(msgspec.Raw)
-            print(utf8(bytes(raw)))
-            return
-        node = await client.status(Status)
-    print(f"{node.name} ({node.node_id}), mesh {node.version}, {node.state}")
-    print(f"{node.blobs} blobs, {size_text(node.bytes)}; root {node.root or 'is being built'}")
-    if node.store.state != "ok":
-        print(f"store: {node.store.state}: {node.store.reason}")
-    _print_wanted(node)
-    _print_peers(node.peers)
-    _print_inbound(node.inbound)
+    async with node_client(node) as client:
+        print(await _text(client, as_json=as_json))
 
 
-def _print_peers(peers: list[PeerStatus]) -> None:
-    if not peers:
-        print("no peers")
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("peer", "state", "in sync", "missing here", "missing there", "last success")
-    for peer in peers:
-        table.add_row(*map(Text, _row(peer)))
-    Console().print(table)
-    for peer in peers:
-        print(f"{peer.name}: {peer.url}" + (f": {peer.last_error}" if peer.last_error else ""))
+async def checked(node: Address, *, as_json: bool) -> int:
+    """One line, or the whole as JSON, and the exit code for a monitor."""
+    async with node_client(node) as client:
+        raw = bytes(await client.status(msgspec.Raw))
+    code, said = check(json_of(Status).read(raw))
+    print(utf8(raw).rstrip() if as_json else said)
+    return code
 
 
-def _print_inbound(nodes: list[InboundStatus]) -> None:
-    """The nodes that pull from this one and are not among its peers."""
-    if not nodes:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+async def watch(node: Address, *, as_json: bool) -> None:
+    """The same each second, until a signal ends it; raises what goes wrong at the first look.
 
-    table = Table("inbound", "node id", "in sync", "blobs", "lacks at least", "last seen")
-    for node in nodes:
-        row = (
-            printable(node.name),
-            node.node_id,
-            "yes" if node.in_sync else "no",
-            _number(node.blobs),
-            _number(node.missing),
-            f"{node.last_seen_seconds_ago:.0f} s ago",
-        )
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def _number(count: int | None) -> str:
-    return "?" if count is None else str(count)
+    A terminal is redrawn; in a pipe the blocks follow each other. A node that does not answer later
+    on may be restarting, so that is shown, and it is asked again.
+    """
+    terminal = sys.stdout.isatty() and not as_json
+    first = True
+    async with node_client(node) as client:
+        while True:
+            try:
+                text = await _text(client, as_json=as_json)
+            except MeshError as error:
+                if first:
+                    raise
+                text = f"mesh: {one_line(error)}"
+            if terminal:
+                _draw(text, clear=first)
+            else:
+                print(text if as_json or first else f"\n{text}", flush=True)
+            first = False
+            await anyio.sleep(_EVERY)
 
 
-def _print_wanted(node: Status) -> None:
-    """The blobs that were found damaged and have not come back."""
-    for wanted in node.wanted:
-        since = datetime.fromtimestamp(wanted.since).strftime("%Y-%m-%d %H:%M")
-        print(f"wanted since {since}: {wanted.digest}: {printable(wanted.reason)}")
-    if node.wanted_blobs > len(node.wanted):
-        print(f"wanted: {node.wanted_blobs - len(node.wanted)} more")
+async def _text(client: NodeClient, *, as_json: bool) -> str:
+    if as_json:
+        return utf8(bytes(await client.status(msgspec.Raw))).rstrip()
+    paint = in_colour if _colours() else no_colour
+    return "\n".join(lines(await client.status(Status), paint))
 
 
-def _row(peer: PeerStatus) -> tuple[str, ...]:
-    ago = peer.last_success_seconds_ago
-    return (
-        peer.name,
-        peer.state,
-        "yes" if peer.in_sync else "no",
-        _number(peer.missing_here),
-        _number(peer.missing_there),
-        "never" if ago is None else f"{ago:.0f} s ago",
-    )
+def _colours() -> bool:
+    """Whether the output is a terminal that shows colours, and nobody said NO_COLOR."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
+
+
+def _draw(text: str, *, clear: bool) -> None:
+    """As much of it as the terminal has lines for, over what was there before."""
+    size = shutil.get_terminal_size()
+    room = max(1, size.lines - 1)
+    every = text.split("\n")
+    # A narrow terminal breaks lines, which would scroll the top away.
+    taken = [max(1, -(-min(columns(line), WIDTH) // max(1, size.columns))) for line in every]
+    while sum(taken[: len(every)]) > room:
+        every.pop()
+    shown = "".join(f"{line}{_END_OF_LINE}\n" for line in every)
+    print(("\x1b[2J" if clear else "") + _HOME + shown + _BELOW, end="", flush=True)

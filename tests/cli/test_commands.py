@@ -532,7 +532,7 @@ def test_status_tells_people_and_programs(pair: tuple[NodeProcess, NodeProcess])
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
     status = two.status()
-    for part in ("two", status["node_id"], status["root"], "one", "ghost", "failing"):
+    for part in ("two", status["node_id"], status["root"], "one", "ghost", "unreachable"):
         assert part in text
     assert "\x1b" not in text
     done = mesh("status", "--json", "--node", two.url)
@@ -542,7 +542,9 @@ def test_status_tells_people_and_programs(pair: tuple[NodeProcess, NodeProcess])
     for peer in printed["peers"]:
         assert peer.keys() >= {
             "name", "url", "state", "in_sync", "root", "missing_here", "missing_there",
-            "last_success_seconds_ago", "last_error",
+            "last_success_seconds_ago", "last_success_at", "last_error", "last_error_at",
+            "standing", "standing_since", "standing_seconds", "missing_here_bytes",
+            "missing_there_bytes",
         }  # fmt: skip
 
 

@@ -229,7 +229,7 @@ def test_a_scrub_is_told_what_to_do_and_finds_rot(data: Path) -> None:
         assert node.status()["blobs"] == 49
         shown = mesh("status", "--node", node.url).stdout.decode()
         for each in (BLOBS[7], LARGE):
-            assert re.search(f"wanted since 20.*: {digest_of(each).hex()}: ", shown)
+            assert re.search(f"wanted since 20.*Z:\n  {digest_of(each).hex()}\n", shown)
             assert node.request("GET", f"/v1/blobs/{digest_of(each).hex()}")[0] == 404
         code, _, _ = node.request("POST", "/v1/scrub/stop")
         assert code == 404

@@ -17,17 +17,39 @@ from mesh.cli.commands.common import (
 )
 from mesh.cli.commands.told import told
 from mesh.cli.forms import Form
+from mesh.cli.running import INTERRUPTED
+from mesh.errors import InputError
 
 
 def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/status says")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="each second, until Ctrl-C")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="one line for a monitor, and the exit code")
+    ] = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """Show how a node and its peers stand."""
+    """Show how a node and its peers stand.
+
+    With --check: 0 when all peers are level, 1 when one is not (or there is none), 3 when one
+    cannot be reached. A number that is not known is shown as "?". NO_COLOR is respected.
+    """
     from mesh.cli import status
 
-    RUNNER.run(partial(status.status, node_at(node, key_file), as_json=as_json))
+    if watch and check:
+        raise InputError("--watch and --check: take one of them")
+    address = node_at(node, key_file)
+    if check:
+        raise typer.Exit(RUNNER.run(partial(status.checked, address, as_json=as_json)))
+    if not watch:
+        RUNNER.run(partial(status.status, address, as_json=as_json))
+        return
+    try:
+        RUNNER.run(partial(status.watch, address, as_json=as_json))
+    except SystemExit as end:
+        if end.code != INTERRUPTED:  # Ctrl-C is how one leaves it
+            raise
 
 
 @told

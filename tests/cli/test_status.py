@@ -1,0 +1,147 @@
+"""`mesh status` against real nodes: on a terminal, in a pipe, for a monitor."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.processes import NodeProcess, environment, free_places, mesh, nodes, until
+
+DATE = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, NodeProcess]]:
+    """Two nodes that list each other, and nobody else."""
+    base = tmp_path_factory.mktemp("status")
+    (place,) = free_places(1)
+    with nodes() as start:
+        one = start(base / "one", "--name", "one", "--peers", f"two={place}", "--interval", "3600")
+        two = start(
+            base / "two", "--name", "two", "--peers", f"one={one.place}", "--interval", "3600",
+            listen=place,
+        )  # fmt: skip
+        one.ready()
+        two.ready()
+        mesh("sync", "--node", one.url)
+        yield one, two
+
+
+def on_a_terminal(*args: str, env: dict[str, str] | None = None) -> tuple[subprocess.Popen, int]:
+    """A command whose output is a terminal, and the other end of that."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mesh", *args],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=environment({"TERM": "xterm", **(env or {})}),
+    )
+    os.close(theirs)
+    return process, ours
+
+
+def until_said(ours: int, what: bytes, times: int) -> bytes:
+    """What a terminal showed until `what` was there so often, or the command ended."""
+    said = b""
+    with suppress(OSError):
+        while said.count(what) < times and (chunk := os.read(ours, 65536)):
+            said += chunk
+    return said
+
+
+def test_json_has_dates_beside_ages(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    one, _ = pair
+    until(lambda: one.status()["peers"][0]["standing"] == "in sync")
+    status = json.loads(mesh("status", "--json", "--node", one.url).stdout)
+    peer = status["peers"][0]
+    for date in (
+        status["time"], status["started_at"], peer["standing_since"], peer["last_success_at"],
+    ):  # fmt: skip
+        assert DATE.fullmatch(date)
+    assert status["started_at"] <= peer["standing_since"] <= status["time"]
+    assert peer["standing_seconds"] >= 0
+    assert (peer["missing_here_bytes"], peer["missing_there_bytes"]) == (0, 0)
+
+
+def test_a_terminal_has_colours_and_a_pipe_has_none(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    one, _ = pair
+    until(lambda: one.status()["peers"][0]["standing"] == "in sync")
+    for extra, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        process, ours = on_a_terminal("status", "--node", one.url, env=extra)
+        said = until_said(ours, b"never", 1)
+        assert process.communicate(timeout=30) == (None, b"")
+        os.close(ours)
+        assert process.returncode == 0
+        assert (b"\x1b[32min sync\x1b[0m since" in said) is coloured
+        assert (b"\x1b" in said) is coloured
+    assert b"\x1b" not in mesh("status", "--node", one.url).stdout
+
+
+def test_watch_redraws_a_terminal_until_ctrl_c(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    one, _ = pair
+    process, ours = on_a_terminal("status", "--watch", "--node", one.url)
+    said = until_said(ours, b"\x1b[H", 2)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30) == (None, b"")
+    os.close(ours)
+    assert process.returncode == 0
+    assert said.count(b"\x1b[2J") == 1, "it is wiped once, and then drawn over"
+
+
+def test_watch_in_a_pipe_has_a_block_each_time(pair: tuple[NodeProcess, NodeProcess]) -> None:
+    one, _ = pair
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mesh", "status", "--watch", "--node", one.url],
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    said = b""
+    while said.count(b"root ") < 2:
+        said += process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.stdout.close()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert b"\x1b" not in said
+    assert mesh("status", "--watch", "--check", "--node", one.url).returncode == 2
+
+
+def test_a_monitor_tells_level_from_not_level_from_unreachable(
+    pair: tuple[NodeProcess, NodeProcess], tmp_path: Path
+) -> None:
+    one, two = pair
+    until(lambda: one.status()["peers"][0]["standing"] == "in sync")
+    done = mesh("status", "--check", "--node", one.url)
+    assert (done.returncode, done.stdout) == (0, b"level with 1 peer\n")
+    two.process.send_signal(signal.SIGSTOP)
+    try:
+        one.request("POST", "/v1/blobs", b"not there yet")
+        done = mesh("status", "--check", "--node", one.url)
+        assert done.returncode == 1
+        assert done.stdout.startswith(b"not level: two: not level since ")
+    finally:
+        two.process.send_signal(signal.SIGCONT)
+    until(lambda: one.status()["peers"][0]["standing"] == "in sync")
+    (nobody,) = free_places(1)
+    with nodes() as start:
+        alone = start(tmp_path / "alone")
+        assert mesh("status", "--check", "--node", alone.url).returncode == 1
+        alone.stop()
+        ghost = start(tmp_path / "alone", "--peers", f"ghost={nobody}")
+        until(lambda: ghost.status()["peers"][0]["standing"] == "unreachable")
+        done = mesh("status", "--check", "--node", ghost.url)
+        assert done.returncode == 3
+        assert re.fullmatch(rb"a peer is unreachable: ghost: .*refused.*\n", done.stdout)
+        done = mesh("status", "--check", "--json", "--node", ghost.url)
+        assert (done.returncode, json.loads(done.stdout)["name"]) == (3, ghost.status()["name"])
