@@ -30,6 +30,7 @@ from anyio.abc import TaskGroup
 from mesh.actors.actor import supervise
 from mesh.actors.fetcher import Candidate, Fetcher
 from mesh.actors.inbound import Inbound
+from mesh.actors.journal import Journal
 from mesh.actors.keeper import Keeper
 from mesh.actors.membership import Keep, Membership, kept_nowhere
 from mesh.actors.peer import Host, Peer
@@ -96,12 +97,14 @@ class Node:
         self._wall = wall
         self._state = "opening"
         self._began: float | None = None
+        self._journal = Journal(self._called)
         self.keeper = Keeper(
             store,
             self._announce,
             on_lost=self._ask_all,
             reserve=config.reserve_bytes,
             on_recovery=self._ask_all,
+            journal=self._journal,
         )
         self._sketcher = Sketcher(self.keeper, work, config.sketch_cells, config.shared_secret())
         self._scheduler = Scheduler(config.interval_seconds, random)
@@ -158,9 +161,11 @@ class Node:
             with anyio.CancelScope(shield=True):
                 await self.membership.disconnect()
                 await self.store.close()
+            self._journal.flush()
 
     def _start(self, group: TaskGroup) -> None:
         actors = {
+            "journal": self._journal.run,
             "keeper": self.keeper.run,
             "scheduler": self._scheduler.run,
             "fetcher": self.fetcher.run,
@@ -304,6 +309,10 @@ class Node:
             if peer.node is not None:
                 self._inbound.forget(peer.node)
         return self._inbound.status(root, count, dates)
+
+    def _called(self, url: str) -> str:
+        """What people call the peer at an address."""
+        return next((peer.name for peer in self.peers if peer.address.url == url), url)
 
     def _announce(self, digests: Sequence[Digest], holder: Holder) -> None:
         self._sketcher.nudge()

@@ -16,6 +16,7 @@ import anyio
 from mesh.actors.keeper import Keeper
 from mesh.actors.transfer import push
 from mesh.core.digest import Digest
+from mesh.core.holder import Configured
 from mesh.core.round import Tally
 from mesh.errors import MeshError, PeerError, one_line
 from mesh.transport.base import Replica
@@ -42,6 +43,8 @@ _FEW = 100
 
 class Listener(Protocol):
     """Who is told what became of announcements: the peer actor."""
+
+    holder: Configured
 
     def answered(self, hello: Hello | None, refusal: str, *, more: bool) -> None:
         """The peer answered, and stands as `hello` says, None when it did not say.
@@ -147,11 +150,12 @@ class Announcer:
     async def _announce(self, fresh: list[Digest], more: bool) -> None:
         offered = await self._replica.offer(self._hello(), fresh, more=more)
         self._pulls = offered.pulls
+        self._keeper.journal.announced(self._listener.holder, len(fresh), len(offered.wants))
         theirs = offered.hello
         refusal = ""
         if offered.wants:
             moved = _Moved(self.tally)
-            theirs = await push(self._keeper, self._replica, offered, moved)
+            theirs = await push(self._keeper, self._replica, self._listener.holder, offered, moved)
             refusal, more = moved.refusal, more or moved.later
         # A peer that cannot say how it stands is only asked again where there surely is more: it
         # may have what it does not want.

@@ -38,6 +38,7 @@ from anyio import create_task_group
 from mesh.actors.actor import Mailbox, Request, Turn
 from mesh.actors.disk import DiskWatch
 from mesh.actors.door import Door, Known
+from mesh.actors.journal import Journal
 from mesh.actors.lies import Lies
 from mesh.core.claims import Claims
 from mesh.core.digest import Digest
@@ -68,11 +69,12 @@ _NOT_FOUND = "the log did not tell of it when the index was made anew"
 
 
 class _Put:
-    __slots__ = ("holder", "items", "size")
+    __slots__ = ("began", "holder", "items", "size")
 
-    def __init__(self, items: Sequence[Item], holder: Holder) -> None:
+    def __init__(self, items: Sequence[Item], holder: Holder, began: float | None = None) -> None:
         self.items = items
         self.holder = holder
+        self.began = began
         self.size = sum(item.size for item in items)
 
 
@@ -94,13 +96,15 @@ class Keeper:
         on_lost: Callable[[], None] = lambda: None,
         reserve: int | None = None,
         on_recovery: Callable[[], None] = lambda: None,
+        journal: Journal | None = None,
     ) -> None:
         """`on_new` is told after each commit what is new and who brought it; it must not block.
 
         Nor must `on_lost`, which is told after blobs turned out to be damaged. `reserve`: bytes of
         the disk that stay free, None for the default. `on_recovery` is told when the store takes
-        blobs again after it did not.
+        blobs again after it did not. `journal` is told what came and what was healed.
         """
+        self.journal = journal or Journal()
         self._store = store
         self.disk = DiskWatch(store, reserve, on_recovery)
         self.door = Door(store, self.has, self.missing, self.disk.admit)
@@ -152,10 +156,12 @@ class Keeper:
             raise StoreError("the tree is still being built; try again in a moment")
         return self.tree
 
-    async def put(self, items: Sequence[Item], holder: Holder = CLIENT) -> list[bool]:
+    async def put(
+        self, items: Sequence[Item], holder: Holder = CLIENT, began: float | None = None
+    ) -> list[bool]:
         """Store `items`, which `holder` brought; True for each that was new. Raises StoreError.
 
-        They are durable on return.
+        They are durable on return. `began`: when they began to come, for the journal's rates.
         A caller that is cancelled does not take the batch with it.
         """
         bring = [item for item in items if not isinstance(item, Known)]
@@ -171,7 +177,7 @@ class Keeper:
         if not all(self.has(item.digest) for item in bring):
             self.disk.admit(0)  # what is known needs no room
         lent = not all(isinstance(item, Blob) for item in bring)
-        flags = iter(await self._mailbox.ask(_Put(bring, holder), lent=lent))
+        flags = iter(await self._mailbox.ask(_Put(bring, holder, began), lent=lent))
         return [not isinstance(item, Known) and next(flags) for item in items]
 
     # --- damage ------------------------------------------------------------------------------
@@ -392,6 +398,7 @@ class Keeper:
         if not items:
             return
         with anyio.CancelScope(shield=True):
+            wanted = self.wanted
             try:
                 fresh = await self._store.commit(items)
             except StoreError as error:
@@ -400,6 +407,7 @@ class Keeper:
                     put.reply.fail(error)
             else:
                 self._settle(puts, fresh)
+                self.journal.healed(wanted - self.wanted, self.wanted)
 
     def _settle(self, puts: _Puts, fresh: list[bool]) -> None:
         """Everything is durable: the tree, the claims, the waiters and the peers learn of it."""
@@ -409,7 +417,8 @@ class Keeper:
             put = request.question
             flags = fresh[at : at + len(put.items)]
             at += len(put.items)
-            new = [item.digest for item, is_new in zip(put.items, flags, strict=True) if is_new]
+            came = [item for item, is_new in zip(put.items, flags, strict=True) if is_new]
+            new = [item.digest for item in came]
             if self.tree is None:
                 self._early.extend(new)
             else:
@@ -419,6 +428,7 @@ class Keeper:
             request.reply.set(flags)
             if new:
                 told.append((new, put.holder))
+                self.journal.came(put.holder, came, put.began)
         self._changes()
         for new, holder in told:
             self._on_new(new, holder)

@@ -105,7 +105,7 @@ class _Taking:
         self._keeper = keeper
         self._holder = holder
         self._arriving = arriving
-        self._renewed = anyio.current_time()
+        self._began = self._renewed = anyio.current_time()
 
     @property
     def here(self) -> int:
@@ -169,7 +169,7 @@ class _Taking:
                 self._keeper.failed(liar, [self.digest])
                 what = f"it brought wrong bytes of blob {self.digest.hex()}, as others showed"
                 self._keeper.lies.note(liar, what)
-        (fresh,) = await self._keeper.put([item], self._holder)
+        (fresh,) = await self._keeper.put([item], self._holder, self._began)
         await self._arriving.done()
         return fresh
 

@@ -364,7 +364,7 @@ class Round:
             theirs = offered.hello
             if offered.wants:
                 pushing = self.ledger.push(offered.wants, epoch)
-                theirs = await push(self._keeper, self._replica, offered, pushing)
+                theirs = await push(self._keeper, self._replica, self._holder, offered, pushing)
                 pushing.ended()
             self.hello = theirs or self.hello
 

@@ -132,7 +132,7 @@ async def take_large(
     Raises Misbehaved when the bytes are another blob, or more than `limit`, or with `exact` fewer;
     Refused when a configured peer brings the blob that a stranger pushes.
     """
-    renewed = anyio.current_time()
+    began = renewed = anyio.current_time()
     async with keeper.door.incoming(digest) as incoming:
         async for chunk in chunks:
             await incoming.write(chunk)
@@ -148,7 +148,7 @@ async def take_large(
         item = await incoming.finish()
         if item.digest != digest:
             raise Misbehaved(f"what came as blob {digest.hex()} is {item.digest.hex()}")
-        (fresh,) = await keeper.put([item], holder)
+        (fresh,) = await keeper.put([item], holder, began)
     return fresh, item.size
 
 
@@ -183,14 +183,14 @@ def _framed(entry: Entry) -> tuple[bytes, ...]:
 
 
 async def push(
-    keeper: Keeper, replica: Replica, offered: Offered, leaving: Leaving
+    keeper: Keeper, replica: Replica, holder: Configured, offered: Offered, leaving: Leaving
 ) -> Hello | None:
-    """Send blobs that the peer wants, large ones last, one by one; how it stands afterwards.
+    """Send what the peer, `holder`, wants, large blobs last, one by one; how it stands afterwards.
 
     What is sent at once becomes smaller when something on the way refuses it for its size. A
     single blob that is refused is told to `leaving`, and delays no other.
     """
-    pushing = _Pushing(keeper, replica, offered, leaving)
+    pushing = _Pushing(keeper, replica, holder, offered, leaving)
     await pushing.small()
     await pushing.large()
     return pushing.hello
@@ -200,9 +200,15 @@ class _Pushing:
     """One push: what is left to send, and what is sent at this moment."""
 
     def __init__(
-        self, keeper: Keeper, replica: Replica, offered: Offered, leaving: Leaving
+        self,
+        keeper: Keeper,
+        replica: Replica,
+        holder: Configured,
+        offered: Offered,
+        leaving: Leaving,
     ) -> None:
         self.hello = offered.hello
+        self._holder = holder
         self._keeper = keeper
         self._replica = replica
         self._starts = offered.starts
@@ -217,6 +223,7 @@ class _Pushing:
         """Parts of what is wanted, each as large as is let through."""
         while self._left:
             self._sizes, self._taken = [], 0
+            began = anyio.current_time()
             known = len(self._large)
             try:
                 async with aclosing(self._part()) as frames:
@@ -233,6 +240,7 @@ class _Pushing:
                     self._replica.load.refused(sum(self._sizes), anyio.current_time())
                 raise
             del self._left[: self._taken]
+            self._keeper.journal.sent(self._holder, result.stored, sum(self._sizes), began)
             exact = result.stored == len(self._sizes)
             self._leaving.stored(result.stored, sum(self._sizes), result.rejected, exact=exact)
             self.hello = result.hello
@@ -309,6 +317,7 @@ class _Pushing:
                 # One blob that the peer will not have (over its limit, say) delays no other.
                 self._leaving.untaken(one_line(error))
                 continue
+            self._keeper.journal.sent(self._holder, result.stored, size - start, now, digest)
             self._leaving.stored(
                 result.stored, (size - start) * result.stored, exact=not (start and result.stored)
             )

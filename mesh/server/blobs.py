@@ -86,6 +86,7 @@ class _Blobs:
     async def _take(self, chunks: Metered, digest: Digest | None) -> Response:
         if (request.content_length or 0) > self._limit:
             return self._too_large()
+        began = anyio.current_time()
         async with self._keeper.door.incoming(digest) as incoming:
             async for chunk in chunks:
                 await incoming.write(chunk)
@@ -94,10 +95,10 @@ class _Blobs:
             item = await incoming.finish()
             if digest is not None and item.digest != digest:
                 return problem(422, f"the body is blob {item.digest.hex()}, not the one named")
-            return await self._keep(item)
+            return await self._keep(item, began)
 
-    async def _keep(self, item: Item) -> Response:
-        (fresh,) = await self._keeper.put([item])
+    async def _keep(self, item: Item, began: float) -> Response:
+        (fresh,) = await self._keeper.put([item], CLIENT, began)
         name = item.digest.hex()
         return json(
             201 if fresh else 200,
