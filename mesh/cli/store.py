@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from mesh.cli.progress import Progress
+from mesh.cli.teller import Teller
 from mesh.cli.words import size_text
 from mesh.errors import ConfigError
 from mesh.store.care import verify
@@ -16,37 +18,72 @@ from mesh.store.care.rebuild import rebuild as rebuild_index
 from mesh.store.directory import DataDirectory
 from mesh.store.files import DiskFiles
 
+# Problems that the object of --json has in full; each is a line of --json-lines, too.
+_PROBLEMS = 100
 
-def check(data: Path, *, read_data: bool) -> bool:
-    """A line for each problem on stdout, notes and progress on stderr; whether all is well."""
-    problems = 0
-    last = verify.Progress(0, 0)
+
+def check(data: Path, teller: Teller, *, read_data: bool) -> bool:
+    """A line for each problem on stdout, notes on stderr; whether all is well."""
+    watch = _Watch(teller)
+    problems: list[str] = []
+    count = 0
     with _claimed(data) as path:
-        found = verify.check(DiskFiles(path), path / "index.sqlite", read_data=read_data)
-        for each in found:
-            if isinstance(each, verify.Progress):
-                last = each
-                _show(f"{each.blobs} blobs, {size_text(each.bytes)} checked")
+        files = DiskFiles(path)
+        for found in verify.check(files, path / "index.sqlite", watch.looked, read_data=read_data):
+            if not found.problem:
+                teller.note(found.text)
                 continue
-            _clear()
-            problems += each.problem
-            print(each.text, file=sys.stdout if each.problem else sys.stderr)
-    _clear()
+            count += 1
+            if count <= _PROBLEMS:
+                problems.append(found.text)
+            teller.line(found.text)
+            teller.event("problem", text=found.text)
     how = "read and checked" if read_data else "checked, without reading them (--read-data)"
-    print(f"{last.blobs} blobs, {size_text(last.bytes)} {how}; {problems} problems")
-    return not problems
+    teller.said(f"{watch.blobs} blobs, {size_text(watch.bytes)} {how}; {count} problems")
+    teller.ended(
+        ok=not count,
+        blobs=watch.blobs,
+        bytes=watch.bytes,
+        read=read_data,
+        problems=count,
+        texts=problems,
+    )
+    return not count
 
 
-def rebuild(data: Path) -> None:
+class _Watch:
+    """Tells how far a check is, and keeps how many blobs it has looked at."""
+
+    def __init__(self, teller: Teller) -> None:
+        self._teller = teller
+        self.blobs = 0
+        self.bytes = 0
+
+    def looked(self, looked: verify.Looked) -> None:
+        """See verify.check."""
+        step, blobs, total, size, total_bytes = looked
+        if step in (verify.Step.RECORDS, verify.Step.READ):
+            self.blobs, self.bytes = blobs or 0, size or 0
+        if step is verify.Step.RECORDS:
+            size = total_bytes = None  # nobody reads them
+        self._teller.update(Progress(step.value, blobs, total, size, total_bytes))
+
+
+def rebuild(data: Path, teller: Teller) -> None:
     """The index from the log."""
+
+    def read(done: int, total: int) -> None:
+        teller.update(Progress("reading the log", bytes=done, total_bytes=total))
+
+    def compared(done: int, total: int) -> None:
+        teller.update(Progress("comparing with the old index", done, total))
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(teller.make_way)
     with _claimed(data) as path:
-        note = rebuild_index(
-            DiskFiles(path),
-            path / "index.sqlite",
-            lambda done, total: _show(f"{size_text(done)} of {size_text(total)} of the log read"),
-        )
-    _clear()
-    print(note)
+        note = rebuild_index(DiskFiles(path), path / "index.sqlite", read, compared)
+    teller.said(note)
+    teller.ended(ok=True, note=note)
 
 
 def stats(data: Path, *, as_json: bool) -> None:
@@ -76,14 +113,3 @@ def _claimed(data: Path) -> Iterator[Path]:
         yield directory.path
     finally:
         directory.release()
-
-
-def _show(text: str) -> None:
-    """How far it is, on one line of a terminal; nothing in a file or a pipe."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def _clear() -> None:
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -200,6 +200,11 @@ class Teller:
         if len(self._errors) < _ERRORS:
             self._errors.append(text)
 
+    def make_way(self, _record: object = None) -> bool:
+        """Take the bar away before somebody else writes to stderr: a filter of a log's handler."""
+        self._hide()
+        return True
+
     # --- the displays --------------------------------------------------------------------------
 
     def _show_bar(self, view: View) -> None:

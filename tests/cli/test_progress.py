@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import pty
+import re
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -252,6 +257,48 @@ def test_what_is_said_in_words_is_not_said_to_a_program(capsys: Output) -> None:
         teller.line("a line")
         teller.said("a summary")
     assert capsys.readouterr().out == "DIGEST  PATH\na line\n"
+
+
+def test_nothing_tears_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines, errors, events and log lines begin where the bar was, and the bar comes back."""
+    main, end = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with open(end, "w", closefd=False) as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        monkeypatch.setattr(sys, "stderr", screen)
+        handler = logging.StreamHandler(screen)
+        log = logging.getLogger("tests.progress")
+        log.addHandler(handler)
+        clock = Clock()
+        with Teller(Form(), "put", "files", clock) as teller:
+            handler.addFilter(teller.make_way)
+            writers: list[Callable[[], object]] = [
+                lambda: teller.write(b"DIGEST  PATH\n"),
+                lambda: teller.line("a line"),
+                lambda: teller.note("a note"),
+                lambda: teller.error("an error"),
+                lambda: log.warning("a log line"),
+            ]
+            for write in writers:
+                clock.now += 2
+                teller.update(bytes_of(5, 10))
+                write()
+            teller.update(bytes_of(6, 10))
+            clock.now += 2
+            teller.tick()
+        log.removeHandler(handler)
+    written = os.read(main, 100_000).decode()
+    os.close(end)
+    os.close(main)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
+    pieces = [piece for piece in plain.split("\r\x1b[K") if piece]
+    bars = [piece for piece in pieces if piece.startswith("fetching")]
+    assert len(bars) == 6
+    assert "6 B of 10 B" in bars[-1]
+    assert [piece for piece in pieces if piece not in bars] == [
+        "DIGEST  PATH\r\n", "a line\r\n", "a note\r\n", "mesh: an error\r\n", "a log line\r\n",
+    ]  # fmt: skip
+    assert written.endswith("\r\x1b[K")
 
 
 def test_a_view_is_a_value() -> None:

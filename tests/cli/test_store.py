@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,10 @@ import pytest
 
 from mesh.core.digest import digest_of
 from mesh.core.limits import LARGE_BLOB
-from tests.processes import mesh, nodes, until
+from mesh.store.care.rebuild import rebuild
+from mesh.store.care.verify import Looked, Step, check
+from mesh.store.files import DiskFiles
+from tests.processes import fill, mesh, nodes, until
 
 HEADER, SEGMENT_HEADER = 56, 40  # docstring of mesh/store/log/segments.py
 BLOBS = [b"blob %d " % number + Random(number).randbytes(200) for number in range(50)]
@@ -138,6 +142,72 @@ def test_what_is_not_where_it_should_be_is_found_without_reading_everything(
     code, out, _ = store("check", data)
     assert code == 1
     assert said in out
+
+
+# --- how far it is, and how it ended -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sums", "looks"), [(True, 3), (False, 1)])
+def test_a_check_tells_how_far_it_is_also_inside_a_large_blob(
+    data: Path, sums: bool, looks: int
+) -> None:
+    if not sums:  # its bytes are hashed then, from end to end
+        large(data).with_name(large(data).name + ".sums").unlink()
+    size = sum(map(len, BLOBS)) + len(LARGE)
+    for read_data, step in ((False, Step.RECORDS), (True, Step.READ)):
+        told: list[Looked] = []
+        found = check(DiskFiles(data), data / "index.sqlite", told.append, read_data=read_data)
+        assert list(found) == []
+        of_step = [looked for looked in told if looked.step is step]
+        assert of_step[-1] == Looked(step, 51, 51, size, size)
+        assert all(a.bytes <= b.bytes for a, b in pairwise(of_step))
+        inside = [looked for looked in of_step if looked.blobs == 50 and looked.bytes < size]
+        assert len(inside) >= (looks if read_data else 0)
+        assert read_data or not inside
+    log = segment(data).stat().st_size
+    assert told[0] == Looked(Step.INDEX, 51, 51)
+    assert told[-1] == Looked(Step.LOG, bytes=log, total_bytes=log)
+
+
+def test_a_rebuild_tells_how_far_it_is_after_each_mebibyte(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    fill(data, [Random(number).randbytes(300_000) for number in range(40)])
+    read: list[tuple[int, int]] = []
+    compared: list[tuple[int, int]] = []
+    rebuild(
+        DiskFiles(data),
+        data / "index.sqlite",
+        lambda *told: read.append(told),
+        lambda *told: compared.append(told),
+    )
+    size = segment(data).stat().st_size
+    assert read[-1] == (size, size)
+    assert {total for _, total in read} == {size}
+    assert all(0 <= b - a <= 2 * 1024 * 1024 for (a, _), (b, _) in pairwise(read))
+    assert compared == [(0, 40)]
+
+
+def test_a_check_and_a_rebuild_end_with_an_object(data: Path) -> None:
+    assert store("check", data, "-q") == (0, "", "")
+    flip(segment(data), place(7) + HEADER + 3)
+    code, out, err = store("check", data, "--read-data", "--json-lines")
+    assert code == 1
+    assert "damaged from" in err
+    problem, last = map(json.loads, out.splitlines())
+    text = problem["text"]
+    assert (problem["event"], problem["command"]) == ("problem", "store check")
+    assert text.startswith(f"blob {digest_of(BLOBS[7]).hex()}: ")
+    counts = {"ok": False, "blobs": 51, "read": True, "problems": 1, "texts": [text]}
+    assert counts.items() <= last.items()
+    code, out, err = store("check", data, "--read-data", "-q")
+    assert (code, out, err) == (1, text + "\n", "")
+    last = json.loads(store("rebuild", data, "--json")[1])
+    assert last["ok"]
+    assert last["note"].startswith("index rebuilt; 50 blobs")
+    assert store("rebuild", data, "-q")[:2] == (0, "")
+    code, out, _ = store("check", data / "large", "--json")
+    assert code == 2
+    assert json.loads(out)["ok"] is False
 
 
 # --- rebuild -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from mesh.store.faults import IndexDamaged, translated
 from mesh.store.files import Files
 from mesh.store.layout import DIRECTORIES
 from mesh.store.log.index import Index
-from mesh.store.log.recovery import NOWHERE, Found, is_of_this_log, recover, unfit
+from mesh.store.log.recovery import NOWHERE, Found, is_of_this_log, no_progress, recover, unfit
 
 
 def remove_index(path: Path) -> None:
@@ -35,12 +35,18 @@ def check_index_files(path: Path) -> None:
                 raise OSError(errno.EISDIR, "is not a file", name)
 
 
-def rebuild(files: Files, path: Path, progress: Callable[[int, int], None]) -> str:
+def rebuild(
+    files: Files,
+    path: Path,
+    progress: Callable[[int, int], None],
+    comparing: Callable[[int, int], None] = no_progress,
+) -> str:
     """Rebuild the index of a store that nobody has open; in a line, what was found.
 
     The new index takes the place of the old one when it is whole. Before that, what only the old
     one knows is written to the log: see `salvage`. `progress` is told how many bytes of the log
-    were read, and of how many. When it is broken off, the old index is still there.
+    were read, and of how many; `comparing` then how many blobs of the old index were looked for in
+    the log, and of how many. When it is broken off, the old index is still there.
     """
     with translated("cannot rebuild the index", path):
         check_index_files(path)
@@ -50,7 +56,7 @@ def rebuild(files: Files, path: Path, progress: Callable[[int, int], None]) -> s
         check_index_files(fresh)
         remove_index(fresh)
         try:
-            said = _built(files, path, fresh, progress)
+            said = _built(files, path, fresh, progress, comparing)
             _replace(fresh, path)
         except BaseException:
             # What is left of it would take room that a full disk does not have.
@@ -65,7 +71,13 @@ def unfinished(path: Path) -> Path:
     return path.with_suffix(".new")
 
 
-def _built(files: Files, path: Path, fresh: Path, progress: Callable[[int, int], None]) -> str:
+def _built(
+    files: Files,
+    path: Path,
+    fresh: Path,
+    progress: Callable[[int, int], None],
+    comparing: Callable[[int, int], None],
+) -> str:
     """Make a whole new index at `fresh`; in a line, what was found."""
     with ExitStack() as stack:
         old, good = _opened(files, path)
@@ -75,8 +87,10 @@ def _built(files: Files, path: Path, fresh: Path, progress: Callable[[int, int],
         stack.callback(index.close)
         mark = old.state().mark if old is not None and good else NOWHERE
         found = recover(files, index, progress, mark)
-        if old is not None and salvage(files, old, trusted=good, beside=index) != NOTHING:
-            found = found.and_then(recover(files, index))
+        if old is not None:
+            saved = salvage(files, old, trusted=good, beside=index, progress=comparing)
+            if saved != NOTHING:
+                found = found.and_then(recover(files, index))
         if old is not None and good:
             index.take_times(old)
         blobs, (wanted, _) = index.state().blobs, index.wanted(0)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mesh.core.digest import Digest, digest_of
@@ -22,7 +22,7 @@ from mesh.store.faults import IndexDamaged, means_damage
 from mesh.store.files import Files
 from mesh.store.log.index import Index, Row
 from mesh.store.log.losses import encode_loss
-from mesh.store.log.recovery import is_whole, segments
+from mesh.store.log.recovery import is_whole, no_progress, segments
 from mesh.store.log.segments import BLOB, LARGE, LOST, SegmentWriter, new_segment, segment_name
 from mesh.store.reading import Records
 
@@ -55,19 +55,27 @@ class _Entry(NamedTuple):
     data: bytes
 
 
-def salvage(files: Files, index: Index, *, trusted: bool, beside: Index | None = None) -> Salvaged:
+def salvage(
+    files: Files,
+    index: Index,
+    *,
+    trusted: bool,
+    beside: Index | None = None,
+    progress: Callable[[int, int], None] = no_progress,
+) -> Salvaged:
     """Write what the log does not tell of the blobs in `index`; durable on return.
 
     `trusted`: the index is what was written, and of this log. A row of any other index may be
     wrong: it counts when its blob's bytes prove it, or unless the record of another blob stands
     where it leads. `beside`: an index that was made from the log; what it knows, the log tells.
+    `progress` is told how many of the index's blobs were looked at, and of how many.
     Raises OSError; from a trusted index also IndexDamaged and sqlite3.Error.
     """
     last = max(segments(files), default=0)
     segment: SegmentWriter | None = None
     kept = lost = 0
     try:
-        for group in _groups(_entries(files, index, beside, trusted=trusted)):
+        for group in _groups(_entries(files, index, beside, progress, trusted=trusted)):
             writer, segment = segment or new_segment(files, last), None  # none after an error
             writer.append(group)
             segment, last = writer, writer.number
@@ -105,11 +113,19 @@ def _groups(entries: Iterator[_Entry]) -> Iterator[list[_Entry]]:
 
 
 def _entries(
-    files: Files, index: Index, beside: Index | None, *, trusted: bool
+    files: Files,
+    index: Index,
+    beside: Index | None,
+    progress: Callable[[int, int], None],
+    *,
+    trusted: bool,
 ) -> Iterator[_Entry]:
     records = Records(files)
     try:
-        for row in _rows(index):
+        total = index.state().blobs
+        for number, row in enumerate(_rows(index)):
+            if number % _ROWS == 0:
+                progress(number, total)
             if beside is not None and _is_known(beside, row.digest):
                 continue
             entry = _entry(files, records, row, trusted=trusted)

@@ -38,6 +38,9 @@ log = logging.getLogger("mesh")
 # Rows of one transaction while adopting: a rebuild of millions makes progress that stays.
 _ADOPT = 4096
 
+# Bytes from one word about how far it is to the next: some milliseconds.
+_TELL = 1024 * 1024
+
 
 class Found(NamedTuple):
     """What recovery did: records adopted, bytes cut off the end, bytes set aside as damaged."""
@@ -160,7 +163,7 @@ def recover(
     `acknowledged`: a mark of this log that somebody still knows. Nothing before it is cut, also
     when no header there can be read.
 
-    `progress` is told after each segment how many bytes of the log were looked at, and of how many.
+    `progress` is told after each MiB how many bytes of the log were looked at, and of how many.
     """
     mark = index.state().mark
     adopted = cut = damaged = done = 0
@@ -175,7 +178,8 @@ def recover(
         if sizes[number] <= start and number == mark.segment:
             continue
         kept = acknowledged.offset if number == acknowledged.segment else 0
-        tail = _Tail(files, index, number, start, kept, newest=number == max(sizes))
+        told = partial(_told, progress, done - sizes[number], total)
+        tail = _Tail(files, index, number, start, kept, told, newest=number == max(sizes))
         tail.run()
         adopted += tail.adopted
         cut += tail.cut
@@ -184,13 +188,27 @@ def recover(
     return Found(adopted, cut, damaged, max(sizes, default=0))
 
 
+def _told(progress: Callable[[int, int], None], before: int, total: int, at: int) -> None:
+    """How far it is in the log when it is `at` an offset of the segment that begins at `before`."""
+    progress(min(before + at, total), total)
+
+
 class _Tail:
     """One segment from some offset on."""
 
     def __init__(
-        self, files: Files, index: Index, number: int, start: int, kept: int, *, newest: bool
+        self,
+        files: Files,
+        index: Index,
+        number: int,
+        start: int,
+        kept: int,
+        told: Callable[[int], None],
+        *,
+        newest: bool,
     ) -> None:
-        """`kept`: nothing before this offset is cut."""
+        """`kept`: nothing before this offset is cut. `told` hears which offset it is at."""
+        self._told = told
         self.adopted = self.cut = self.damaged = 0
         self._files = files
         self._index = index
@@ -210,7 +228,11 @@ class _Tail:
             self._headless(end)
             return
         self._make_durable()
+        due = self._at + _TELL
         for piece in self._pieces(end):
+            if piece.end >= due:
+                self._told(piece.end)
+                due = piece.end + _TELL
             if isinstance(piece, Bad):
                 self._adopt()
                 self._damaged(piece)
