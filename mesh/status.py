@@ -230,3 +230,24 @@ class WaitAnswer(msgspec.Struct, frozen=True, kw_only=True):
     said: str
     peers: list[WaitReport]
     beyond: list[str] = []
+
+
+class DiffEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a comparison: how many blobs only this node has, and only the peer.
+
+    `proven`: these, and no others, are what the two sets differ by. `reason`: why it is not.
+    """
+
+    peer: str
+    only_here: int
+    only_there: int
+    proven: bool
+    reason: str | None = None
+
+
+class DiffLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of `GET /v1/peers/NAME/diff`: digests that one side has alone; or the end."""
+
+    here: list[str] = []
+    there: list[str] = []
+    end: DiffEnd | None = None

@@ -27,6 +27,7 @@ import msgspec
 
 from mesh.actors.actor import Mailbox
 from mesh.actors.announcer import Announcer
+from mesh.actors.differing import Differences
 from mesh.actors.fetcher import Candidate
 from mesh.actors.keeper import Keeper
 from mesh.actors.metered import Metered
@@ -275,6 +276,10 @@ class Peer:
     @property
     def _why_paused(self) -> str:
         return f"{self.name} is paused here; `mesh peers resume {self.name}` ends that"
+
+    def differences(self) -> Differences:
+        """What differs, to be found without moving any of it."""
+        return Differences(self._host.keeper, self._replica, self._host.hello, self.address.place)
 
     async def tell(self, request: StandingRequest) -> StandingReply | None:
         """What the peer says of its own peers; None when its protocol has no such question.

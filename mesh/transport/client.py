@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -26,13 +26,16 @@ from mesh.errors import (
     InputError,
     Misbehaved,
     PeerError,
+    Refused,
     Stalled,
     Undecodable,
     Unreachable,
+    one_line,
 )
 from mesh.racing import unless
+from mesh.status import DiffLine
 from mesh.transport.http import Body, Http, Streamed, credentials, new_client, refused, words
-from mesh.transport.pace import SILENCE, Paced, within
+from mesh.transport.pace import CALL, GREETING, SILENCE, Paced, within
 from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, BatchRequest, encode
 
@@ -42,6 +45,12 @@ T = TypeVar("T")
 # is a blob and streamed. Anything longer than this is not an answer of a node.
 _MAX_ANSWER = 16 * 1024 * 1024
 
+
+# A line of a comparison has a thousand digests, which are 70 kB.
+_MAX_LINE = 256 * 1024
+
+# Between two lines the node asks its peer one thing, for which the peer has CALL seconds.
+_COMPARING = CALL + GREETING
 
 # Seconds from one sign of life that is asked for to the next.
 _BEAT = 10.0
@@ -189,6 +198,35 @@ class NodeClient:
         path = f"/v1/peers/{quote(os.fsencode(peer), safe='')}/sync"
         return await self._ask(kind, "POST", path, accept=(200, 502))
 
+    async def diff(self, peer: str) -> AsyncGenerator[DiffLine, None]:
+        """What the node and its peer do not both have, as it is found; the last line is the end."""
+        path = f"/v1/peers/{quote(os.fsencode(peer), safe='')}/diff"
+        async with AsyncExitStack() as stack:
+            opening = self._answered(self._http.open("GET", path, patient=True))
+            try:
+                answer = await stack.enter_async_context(opening)
+            except Refused as error:
+                if error.status in (400, 404):
+                    raise InputError(one_line(error)) from error
+                raise
+            async for line in self._lines(answer.chunks):
+                yield self._read(DiffLine, line)
+
+    async def _lines(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """The lines of an answer, but for empty ones, which only say that it goes on."""
+        rest = b""
+        while True:
+            with within(_COMPARING, f"{self._place} (diff)"):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _MAX_LINE:
+                raise Misbehaved(f"{self._place} is not a mesh node: a line without an end")
+            for line in lines:
+                if line:
+                    yield line
+
     async def wait(self, timeout: float | None, kind: type[T], *, whole: bool = False) -> T:
         """Rounds until all peers are level, for up to `timeout` seconds.
 
@@ -259,6 +297,9 @@ class NodeClient:
         """What an answer says; raises the refusal that it may be instead."""
         if status not in accept:
             raise self._refusal(status, answer)
+        return self._read(kind, answer)
+
+    def _read(self, kind: type[T], answer: bytes) -> T:
         try:
             return json_of(kind).read(answer)
         except Undecodable as error:

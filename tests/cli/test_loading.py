@@ -40,6 +40,8 @@ USELESS |= {"rich", "tomllib"}
         (["put", "-", "--node", "NOWHERE"], NODE | USELESS),
         (["get", "0" * 64, "--node", "NOWHERE"], NODE | USELESS),
         (["status", "--node", "NOWHERE"], NODE | USELESS),
+        (["status", "--check", "--node", "NOWHERE"], NODE | USELESS | {"rich"}),
+        (["diff", "b", "--node", "NOWHERE"], NODE | USELESS | {"rich"}),
         (["ls", "--node", "NOWHERE"], NODE | USELESS),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",

@@ -27,7 +27,7 @@ counts = st.none() | st.integers(0, 2**63)
 ages = st.floats(0, 10**10)
 rates = st.floats(0, 10**13)
 verdicts = st.sampled_from(
-    ["in sync", "level", "not level", "unreachable", "failing", "unknown", "ignored"]
+    ["in sync", "level", "not level", "unreachable", "failing", "unknown", "paused", "ignored"]
 )
 states = st.sampled_from(
     ["new", "building", "syncing", "idle", "unsure", "over limit", "failing", "self", "duplicate"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -50,6 +52,30 @@ def status_command(
     except SystemExit as end:
         if end.code != INTERRUPTED:  # Ctrl-C is how one leaves it
             raise
+
+
+def diff_command(
+    peer: Annotated[str, typer.Argument(help="its name, host:port or URL")],
+    count: Annotated[bool, typer.Option("--count", help="only how many, not which")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line")] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Say which blobs a node and its peer do not both have; nothing is moved.
+
+    "< DIGEST" is only at the node, "> DIGEST" only at the peer. Exit code 0: the two are equal;
+    1: they differ; 3: the peer could not be compared with, or not to the end.
+    """
+    from mesh.cli import diff
+
+    address = node_at(node, key_file)
+    work = partial(diff.diff, address, peer, count=count, as_json=as_json)
+    # Whoever has seen enough goes, as `head` does.
+    code = diff.DIFFERENT
+    with suppress(BrokenPipeError):
+        code = RUNNER.run(work)
+        sys.stdout.flush()
+    raise typer.Exit(code)
 
 
 @told

@@ -1,0 +1,74 @@
+"""`mesh diff`: which blobs a node and its peer do not both have."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+
+import msgspec
+
+from mesh.cli.words import count_text
+from mesh.config import Address
+from mesh.errors import Misbehaved, Refused, one_line, printable
+from mesh.status import DiffEnd
+from mesh.transport.client import NodeClient, node_client
+
+PEER_FAILED = 502
+"""How a node answers when it cannot ask its peer."""
+
+EQUAL, DIFFERENT, NOT_COMPARED = 0, 1, 3
+"""Exit codes; 2 is a wrong use of the command."""
+
+
+class _Only(msgspec.Struct, frozen=True):
+    digest: str
+    only: str  # here or there
+
+
+async def diff(node: Address, peer: str, *, count: bool, as_json: bool) -> int:
+    """A line for each blob that one side has alone, unless only the `count` is wanted; the code."""
+    async with node_client(node) as client:
+        try:
+            end = await _told(client, peer, count=count, as_json=as_json)
+        except Refused as error:
+            if error.status != PEER_FAILED:
+                raise
+            print(f"mesh: {one_line(error)}", file=sys.stderr)
+            return NOT_COMPARED
+    print(msgspec.json.encode(end).decode() if as_json else _said(end))
+    if not end.proven:
+        return NOT_COMPARED
+    return DIFFERENT if end.only_here or end.only_there else EQUAL
+
+
+async def _told(client: NodeClient, peer: str, *, count: bool, as_json: bool) -> DiffEnd:
+    """Print what differs as it is found; the end."""
+    async with aclosing(client.diff(peer)) as lines:
+        async for line in lines:
+            if line.end is not None:
+                return line.end
+            if not count:
+                _print(line.here, "here", as_json=as_json)
+                _print(line.there, "there", as_json=as_json)
+    raise Misbehaved(f"{client.place} broke off the comparison; try again")
+
+
+def _print(digests: list[str], only: str, *, as_json: bool) -> None:
+    if as_json:
+        lines = [msgspec.json.encode(_Only(digest, only)).decode() for digest in digests]
+    else:
+        sign = "<" if only == "here" else ">"
+        lines = [f"{sign} {printable(digest)}" for digest in digests]
+    if lines:
+        print("\n".join(lines))
+
+
+def _said(end: DiffEnd) -> str:
+    name = printable(end.peer)
+    if not end.proven:
+        found = f"{count_text(end.only_here, 'blob')} only here, {end.only_there} only there"
+        why = printable(end.reason or "?")
+        return f"{name}: not compared to the end ({why}); found so far: {found}"
+    if not end.only_here and not end.only_there:
+        return f"{name}: equal"
+    return f"{name}: {count_text(end.only_here, 'blob')} only here, {end.only_there} only there"
