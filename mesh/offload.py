@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
+from anyio import create_task_group
 
 T = TypeVar("T")
 
@@ -38,6 +39,58 @@ class Inline:
         """Nothing to let go of."""
 
 
+class _Call(Generic[T]):
+    """A call for a thread, and what came of it."""
+
+    def __init__(self, func: Callable[..., T], args: tuple[Any, ...]) -> None:
+        self._func = func
+        self._args = args
+        self._outcome: list[T] = []
+        self._failure: BaseException | None = None
+        # Held from the beginning of the call to its end; and by whoever takes it back before.
+        self._taken = threading.Lock()
+        self.ended = threading.Event()
+
+    def __call__(self) -> None:
+        """Made on the thread, unless it was taken back."""
+        if not self._taken.acquire(blocking=False):
+            return
+        try:
+            self._outcome.append(self._func(*self._args))
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller, whole
+            self._failure = error
+        self.ended.set()
+
+    def take_back(self) -> bool:
+        """Whether the call had not begun, and will not."""
+        return self._taken.acquire(blocking=False)
+
+    def result(self) -> T:
+        """What it returned; its error is raised here."""
+        if self._failure is not None:
+            raise self._failure
+        return self._outcome[0]
+
+
+async def _wait_for(call: _Call[Any]) -> None:
+    """Return once a thread has done with `call`, whose caller is cancelled.
+
+    A shield keeps anyio's cancellation away, and asyncio's own goes through it: Quart cancels the
+    task of a request in that way when its client goes, and so may a program that has a node inside.
+    The thread would go on alone, and write to a file that is closed meanwhile, whose number another
+    file may have got. A task group takes that cancellation as well, and waits for its tasks.
+    """
+    if not call.ended.is_set() and not call.take_back():
+        async with create_task_group() as group:
+            group.start_soon(_ended, call)
+
+
+async def _ended(call: _Call[Any]) -> None:
+    with anyio.CancelScope(shield=True):
+        # Not on a thread of the limit, all of which may be waited for in this way.
+        await anyio.to_thread.run_sync(call.ended.wait, limiter=anyio.CapacityLimiter(1))
+
+
 class Threads:
     """Runs it on any of a few threads; for work that does not care which."""
 
@@ -50,7 +103,13 @@ class Threads:
         """func(*args) in a worker thread."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._most)
-        return await anyio.to_thread.run_sync(func, *args, limiter=self._limiter)
+        call = _Call(func, args)
+        try:
+            await anyio.to_thread.run_sync(call, limiter=self._limiter)
+        except BaseException:
+            await _wait_for(call)
+            raise
+        return call.result()
 
     def close(self) -> None:
         """The threads are anyio's."""
@@ -72,25 +131,23 @@ class Lane:
     async def __call__(self, func: Callable[..., T], *args: Any) -> T:
         """func(*args) on the lane's thread; cancellation waits until it is done."""
         await anyio.lowlevel.checkpoint_if_cancelled()
+        call = _Call(func, args)
         done = anyio.Event()
         token = anyio.lowlevel.current_token()
-        outcome: list[T] = []
-        failure: list[BaseException] = []
 
-        def call() -> None:
-            try:
-                outcome.append(func(*args))
-            except BaseException as error:  # noqa: BLE001 - carried over to the caller, whole
-                failure.append(error)
+        def answered() -> None:
+            call()
             with suppress(anyio.RunFinishedError):  # nobody waits any more
                 anyio.from_thread.run_sync(done.set, token=token)
 
-        self._calls.put(call)
-        with anyio.CancelScope(shield=True):
-            await done.wait()
-        if failure:
-            raise failure[0]
-        return outcome[0]
+        self._calls.put(answered)
+        try:
+            with anyio.CancelScope(shield=True):
+                await done.wait()
+        except BaseException:
+            await _wait_for(call)
+            raise
+        return call.result()
 
     def close(self) -> None:
         """Have the thread end when it has done what was asked before.

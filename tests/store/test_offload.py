@@ -1,14 +1,16 @@
-"""Lanes: one thread each, and none of them may hold up the event loop."""
+"""Threads and lanes: what was begun is waited for, and nothing holds up the event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 
-from mesh.offload import Lane
+from mesh.offload import Lane, Threads
 
 pytestmark = pytest.mark.anyio
 
@@ -33,3 +35,63 @@ async def test_a_lane_is_closed_without_waiting_for_the_call_that_is_under_way()
         lane.close()
         go_on.set()
     assert answers == ["done"]
+
+
+WORKS = {"threads": lambda: Threads(1), "lane": lambda: Lane("test")}
+
+
+@pytest.mark.parametrize("make", WORKS.values(), ids=WORKS)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_call_that_has_begun_is_waited_for_however_its_caller_is_cancelled(
+    make: Callable[[], Threads | Lane],
+) -> None:
+    work, begun, go_on = make(), threading.Event(), threading.Event()
+    written: list[str] = []
+
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(30)
+        written.append("to an open file")
+
+    # As Quart does when a client goes away; anyio's own cancellation is shielded from anyway.
+    task = asyncio.ensure_future(work(slow))
+    while not begun.is_set():
+        await checkpoint()
+    for _ in range(2):
+        task.cancel()
+        for _ in range(20):
+            await checkpoint()
+        assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert written == ["to an open file"]
+    work.close()
+
+
+@pytest.mark.parametrize("make", WORKS.values(), ids=WORKS)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_call_that_has_not_begun_is_not_made_for_a_caller_that_is_cancelled(
+    make: Callable[[], Threads | Lane],
+) -> None:
+    work, begun, go_on = make(), threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def slow() -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    first = asyncio.ensure_future(work(slow))
+    while not begun.is_set():
+        await checkpoint()
+    second = asyncio.ensure_future(work(made.append, "nobody asks any more"))
+    for _ in range(20):
+        await checkpoint()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    go_on.set()
+    await first
+    await work(made.append, "the next one")
+    assert made == ["the next one"]
+    work.close()
