@@ -1,24 +1,13 @@
-"""Nodes as forks of a process that has imported everything: started in a tenth of the time."""
+"""Nodes as forks that only a kill ends, for campaigns: they are killed at any moment of a start."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import socket
-import struct
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.processes import (
-    READY,
-    SEGMENT_BYTES,
-    _number,
-    _template,
-    _template_lock,
-    environment,
-    until,
-)
+from tests.forks import SEGMENT_BYTES, Fork, environment
+from tests.processes import READY, until
 
 
 class ForkedNode:
@@ -34,16 +23,8 @@ class ForkedNode:
         words = ["run", "--data", str(data), "--listen", "127.0.0.1:0", *args]
         words += ["--log-format", "text"]
         extra = {SEGMENT_BYTES: str(segment_bytes)} if segment_bytes is not None else {}
-        order = json.dumps([[os.fsencode(word).hex() for word in words], environment(extra)])
-        self._link, there = socket.socketpair()
-        self._stack.enter_context(self._link)
-        with there:
-            descriptors = [*self._streams, there.fileno()]
-            with _template_lock:
-                socket.send_fds(_template(), [struct.pack(">I", len(order))], descriptors)
-                _template().sendall(order.encode())
-        self._link.settimeout(60.0)
-        self.process = _number(self._link)
+        self._fork = Fork(words, self._streams, environment(extra))
+        self.process = self._fork.pid
 
     def address(self) -> tuple[str, int]:
         """Where it listens; returns once it does."""
@@ -54,10 +35,9 @@ class ForkedNode:
     def kill(self) -> str:
         """kill -9; returns once it is gone, with what it logged. Again: the same."""
         if self._log is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.process, signal.SIGKILL)
+            self._fork.kill()
             with self._stack:
-                _number(self._link)
+                self._fork.wait(60)
                 self._log = self._said(2)
         return self._log
 

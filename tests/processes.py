@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import gc
-import importlib
 import json
 import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -21,19 +16,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import anyio
 
-from mesh.cli.main import main
 from mesh.core.digest import digest_of
 from mesh.offload import Lane, Threads
 from mesh.store.base import Blob
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
+from tests.forks import Fork, environment
 
 READY = re.compile(r"listening on (http://\S+),")
 
@@ -41,20 +35,11 @@ READY = re.compile(r"listening on (http://\S+),")
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-SEGMENT_BYTES = "TESTS_SEGMENT_BYTES"
-"""In the environment of a forked node: how large its segments are, in bytes."""
-
-
-def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without settings of mesh, and with `extra`."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
-    return {**kept, **(extra or {})}
-
-
 class NodeProcess:
     """`python -m mesh run` in a process of its own; end it with `stop` or `kill`.
 
-    `prefix` is a command that runs it, such as strace with its options.
+    It is a fork of one that has imported everything (forks.py), unless it is `fresh`, or `prefix`
+    is a command that runs it, such as strace with its options.
     """
 
     def __init__(
@@ -64,20 +49,29 @@ class NodeProcess:
         backend: str = "asyncio",
         listen: str = "",
         prefix: Sequence[str] = (),
+        fresh: bool = False,
     ) -> None:
         self.data = data
-        command = [*prefix, sys.executable, "-m", "mesh", "run", "--data", str(data)]
-        command += ["--listen", listen or "127.0.0.1:0", "--backend", backend, *args]
+        words = ["run", "--data", str(data), "--listen", listen or "127.0.0.1:0"]
+        words += ["--backend", backend, *args]
         if "--log-format" not in args:
-            command += ["--log-format", "text"]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-        )
+            words += ["--log-format", "text"]
+        self.process: Fork | subprocess.Popen[bytes]
+        with ExitStack() as ends:
+            self._out, out = _pipe(ends)
+            self._err, err = _pipe(ends)
+            nothing = ends.enter_context(open(os.devnull, "rb"))
+            if prefix or fresh:
+                command = [*prefix, sys.executable, "-m", "mesh", *words]
+                self.process = subprocess.Popen(
+                    command, stdin=nothing, stdout=out, stderr=err, env=environment()
+                )
+            else:
+                self.process = Fork(words, [nothing.fileno(), out, err], environment())
         self.errors: list[str] = []
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
-        assert self.process.stdout is not None
-        line = self.first_line = self.process.stdout.readline()
+        line = self.first_line = self._out.readline()
         match = READY.search(line)
         if match is None:
             with suppress(subprocess.TimeoutExpired):
@@ -87,8 +81,7 @@ class NodeProcess:
         self.url = match[1]
 
     def _drain(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._err:
             self.errors.append(line)
 
     @property
@@ -154,10 +147,16 @@ class NodeProcess:
             self.process.kill()
             code = self.process.wait()
         self._reader.join(10)
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
+        self._out.close()
+        self._err.close()
         return code
+
+
+def _pipe(stack: ExitStack) -> tuple[TextIO, int]:
+    """The end of a pipe that is read, as text, and the one to be written to, closed by `stack`."""
+    reading, writing = os.pipe()
+    stack.callback(os.close, writing)
+    return open(reading, encoding="utf-8", errors="backslashreplace"), writing
 
 
 @contextmanager
@@ -193,6 +192,7 @@ def mesh(
     *args: str | bytes | Path,
     stdin: bytes = b"",
     env: dict[str, str] | None = None,
+    cwd: Path | None = None,
     seconds: float = 60.0,
 ) -> subprocess.CompletedProcess[bytes]:
     """The command line in a process of its own; it completed, with its output as bytes.
@@ -200,102 +200,18 @@ def mesh(
     The process is a fork of one that has imported everything, which is most of what a short
     command costs. TimeoutExpired when it takes more than `seconds`.
     """
-    words = [os.fsencode(arg).hex() for arg in args]
-    order = json.dumps([words, environment(env)]).encode()
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         files[0].write(stdin)
         files[0].seek(0)
-        here, there = socket.socketpair()
-        stack.enter_context(here)
-        with there:
-            descriptors = [file.fileno() for file in files] + [there.fileno()]
-            with _template_lock:
-                socket.send_fds(_template(), [struct.pack(">I", len(order))], descriptors)
-                _template().sendall(order)
-        here.settimeout(seconds)
-        process = _number(here)
+        process = Fork(args, [file.fileno() for file in files], environment(env), cwd)
         try:
-            code = _number(here)
-        except TimeoutError:
-            os.kill(process, signal.SIGKILL)
-            raise subprocess.TimeoutExpired(list(args), seconds) from None
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         output = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0) for file in files]
         return subprocess.CompletedProcess(args, code, output[1], output[2])
-
-
-# What the commands import when they are called.
-_PARTS = ("status", "rounds", "listing", "get", "put", "run", "store")
-
-_template_lock = threading.Lock()
-
-
-@functools.cache
-def _template() -> socket.socket:
-    """The way to the process that forks for each command; it ends with this one."""
-    here, there = socket.socketpair()
-    with there:
-        number = there.fileno()
-        process = subprocess.Popen([sys.executable, __file__, str(number)], pass_fds=[number])
-
-    def end() -> None:
-        here.close()
-        process.wait()
-
-    atexit.register(end)
-    return here
-
-
-def _number(link: socket.socket) -> int:
-    number = b""
-    while len(number) < 4:
-        piece = link.recv(4 - len(number))
-        assert piece, "the command's process has gone"
-        number += piece
-    return struct.unpack(">i", number)[0]
-
-
-def _serve_forks(orders: socket.socket) -> None:
-    """Fork for each order; return in the fork, which is the command, with all set up for it."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while True:
-        head, descriptors, _, _ = socket.recv_fds(orders, 4, 4)
-        if len(head) < 4:
-            os._exit(0)
-        order = b""
-        while len(order) < struct.unpack(">I", head)[0]:
-            order += orders.recv(struct.unpack(">I", head)[0] - len(order))
-        if os.fork():
-            for descriptor in descriptors:
-                os.close(descriptor)
-            continue
-        orders.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if process := os.fork():
-            os.write(descriptors[3], struct.pack(">i", process))
-            _, status = os.waitpid(process, 0)
-            os.write(descriptors[3], struct.pack(">i", os.waitstatus_to_exitcode(status)))
-            os._exit(0)
-        for number in range(3):
-            os.dup2(descriptors[number], number)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        words, env = json.loads(order)
-        sys.argv = ["mesh", *(os.fsdecode(bytes.fromhex(word)) for word in words)]
-        if segment_bytes := env.pop(SEGMENT_BYTES, None):
-            _use_segments_of(int(segment_bytes))
-        os.environ.clear()
-        os.environ.update(env)
-        return
-
-
-def _use_segments_of(size: int) -> None:
-    """Have this process, which is about to be a node, begin new segments at `size` bytes.
-
-    For campaigns: a node of millions of blobs has many segments, one of a test has a single one.
-    """
-    assembly = importlib.import_module("mesh.api.assembly")
-    vars(assembly)["DiskStore"] = partial(DiskStore, segment_bytes=size)
 
 
 def free_places(count: int) -> list[str]:
@@ -388,11 +304,3 @@ async def _fill(directory: Path, blobs: Sequence[bytes]) -> list[str]:
     await store.close()
     claimed.release()
     return [item.digest.hex() for item in items]
-
-
-if __name__ == "__main__":
-    for name in ("anyio._backends._asyncio", *(f"mesh.cli.{part}" for part in _PARTS)):
-        importlib.import_module(name)
-    gc.freeze()
-    _serve_forks(socket.socket(fileno=int(sys.argv[1])))
-    main()

@@ -25,7 +25,7 @@ def main() -> None:
         fill(root, [b"%d " % number + bytes(asked.size) for number in range(asked.blobs)])
 
         def measure(what: str) -> None:
-            node = start(root)
+            node = start(root, fresh=True)
             began = time.monotonic()  # it listens: all of Python is loaded
             while node.request("GET", "/v1/blobs?limit=1")[0] != 200:
                 pass
@@ -37,7 +37,7 @@ def main() -> None:
             print(f"{what}: serves after {opened:.2f} s, ready after {ready:.2f} s, {code}: {said}")
 
         measure("after a clean stop")
-        node = start(root)
+        node = start(root, fresh=True)
         node.ready()
         node.request("POST", "/v1/blobs", b"one more")
         node.kill()
