@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mesh.cli.progress import View
+from mesh.cli.streams import Outlet, outlet_of
 
 # A bar that is shorter shows nothing; then the numbers have the line to themselves.
 _SHORTEST, _LONGEST = 8, 40
@@ -22,13 +24,22 @@ _CLEAR = "\r\x1b[K"
 
 
 class Bar:
-    """Owns the last line of a terminal while it is shown."""
+    """Owns the last line of a terminal while it is shown, and leaves it to whatever is written."""
 
-    def __init__(self, file: TextIO, unit: str) -> None:
-        """`unit`: what is counted beside bytes: files or blobs."""
+    def __init__(self, file: TextIO, unit: str, others: Sequence[TextIO]) -> None:
+        """`unit`: what is counted beside bytes: files or blobs.
+
+        `others`: what else is written to. Where that is a terminal, it is taken for the same one.
+        """
         self._file = file
+        # A way of its own to the terminal: the other one asks the bar to leave.
+        self._out = Outlet(file.fileno(), quiet=True)
         self._unit = unit
         self._shown = False
+        for stream in (file, *others):
+            outlet = outlet_of(stream)
+            if outlet is not None and outlet.isatty():
+                outlet.before = self.hide
 
     def show(self, view: View) -> None:
         """Draw it anew."""
@@ -45,8 +56,7 @@ class Bar:
             self._write(_CLEAR)
 
     def _write(self, text: str) -> None:
-        self._file.write(text)
-        self._file.flush()
+        self._out.write(text.encode(self._file.encoding, "replace"))
 
     def _columns(self) -> int:
         """One less than there are: a line that fills a terminal moves its cursor to the next."""

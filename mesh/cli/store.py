@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,8 +77,6 @@ def rebuild(data: Path, teller: Teller) -> None:
     def compared(done: int, total: int) -> None:
         teller.update(Progress("comparing with the old index", done, total))
 
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(teller.make_way)
     with _claimed(data) as path:
         note = rebuild_index(DiskFiles(path), path / "index.sqlite", read, compared)
     teller.said(note)

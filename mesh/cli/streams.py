@@ -17,6 +17,7 @@ import io
 import os
 import select
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -39,6 +40,8 @@ class Outlet(io.RawIOBase):
         self._failed = False
         self.blocked = False
         self.written = 0
+        # Called before anything is written: a bar leaves its line to what comes.
+        self.before: Callable[[], None] | None = None
 
     def writable(self) -> bool:
         """Yes."""
@@ -58,6 +61,8 @@ class Outlet(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all of `data`, waiting for a reader where need be. OSError when that fails."""
+        if self.before is not None:
+            self.before()
         rest = memoryview(data).cast("B")
         size = len(rest)
         self.blocked = True
@@ -97,6 +102,12 @@ def claim() -> Outlet:
     sys.stdout = _text(output, sys.stdout)
     sys.stderr = _text(Outlet(2, quiet=True), sys.stderr)
     return output
+
+
+def outlet_of(stream: TextIO) -> Outlet | None:
+    """The Outlet behind a stream; None where `claim` has not put one there."""
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw if isinstance(raw, Outlet) else None
 
 
 def is_closed(descriptor: int) -> bool:

@@ -1,8 +1,8 @@
 """What a command says while it works and when it has ended: to a person, a log or a program.
 
-Everything that such a command writes goes through its Teller, so that a bar is never torn: the bar
-leaves its line before anything else is written there. Nothing of a bar is loaded before one is
-shown.
+What is for a person is said through the Teller, which is silent about it where a program reads. A
+bar is never torn, whoever writes: it leaves its line first (bar.py). Nothing of it is loaded before
+it is shown.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Teller:
         self._meter = Meter(self._began)
         self._progress: Progress | None = None
         self._bar: Bar | None = None
-        # Whether a person looks at standard output, on the screen where the bar is.
+        # Whether a person looks at standard output, and waits for each line.
         self._seen = sys.stdout.isatty()
         self._errors: list[str] = []
         self._failed = 0
@@ -101,7 +101,8 @@ class Teller:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._hide()
+        if self._bar is not None:
+            self._bar.hide()
         if not self._form.machine:
             return
         if error is not None:
@@ -157,12 +158,9 @@ class Teller:
         """What was asked for, on standard output; with `--json` nobody asked for text."""
         if self._form.machine:
             return
-        if not self._seen:
-            sys.stdout.buffer.write(data)
-            return
-        self._hide()
         sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        if self._seen:
+            sys.stdout.buffer.flush()
 
     def line(self, text: str) -> None:
         """The same, a line of text."""
@@ -176,13 +174,11 @@ class Teller:
     def note(self, text: str) -> None:
         """A line on stderr that is good to know."""
         if not self._form.quiet:
-            self._hide()
             print(text, file=sys.stderr)
 
     def error(self, text: str) -> None:
         """A line on stderr about something that could not be done."""
         self._remember(text)
-        self._hide()
         print(f"mesh: {text}", file=sys.stderr)
         self.event("error", error=text)
 
@@ -200,18 +196,13 @@ class Teller:
         if len(self._errors) < _ERRORS:
             self._errors.append(text)
 
-    def make_way(self, _record: object = None) -> bool:
-        """Take the bar away before somebody else writes to stderr: a filter of a log's handler."""
-        self._hide()
-        return True
-
     # --- the displays --------------------------------------------------------------------------
 
     def _show_bar(self, view: View) -> None:
         if self._bar is None:
             from mesh.cli.bar import Bar
 
-            self._bar = Bar(sys.stderr, self._unit)
+            self._bar = Bar(sys.stderr, self._unit, [sys.stdout])
         self._bar.show(view)
 
     def _show_line(self, view: View) -> None:
@@ -233,15 +224,10 @@ class Teller:
         )
 
     def _object(self, name: str, **fields: Any) -> None:
-        self._hide()
         seconds = round(self._clock() - self._began, 3)
         head = {"event": name, "command": self._command, "seconds": seconds}
         sys.stdout.buffer.write(msgspec.json.encode({**head, **fields}) + b"\n")
         sys.stdout.flush()
-
-    def _hide(self) -> None:
-        if self._bar is not None:
-            self._bar.hide()
 
 
 def _takes_bars() -> bool:

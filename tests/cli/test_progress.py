@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from mesh.cli.forms import Form
 from mesh.cli.missing import Levelling
 from mesh.cli.progress import WINDOW, Meter, Progress, View, time_text
+from mesh.cli.streams import Outlet
 from mesh.cli.teller import Teller
 from mesh.errors import Corrupt, InputError
 from mesh.status import PeerStatus
@@ -263,21 +265,22 @@ def test_nothing_tears_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines, errors, events and log lines begin where the bar was, and the bar comes back."""
     main, end = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
-    with open(end, "w", closefd=False) as screen:
-        monkeypatch.setattr(sys, "stdout", screen)
-        monkeypatch.setattr(sys, "stderr", screen)
-        handler = logging.StreamHandler(screen)
+    streams = [io.TextIOWrapper(io.BufferedWriter(Outlet(end)), line_buffering=True) for _ in "12"]
+    with streams[0], streams[1]:
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        handler = logging.StreamHandler(sys.stderr)
         log = logging.getLogger("tests.progress")
         log.addHandler(handler)
         clock = Clock()
         with Teller(Form(), "put", "files", clock) as teller:
-            handler.addFilter(teller.make_way)
             writers: list[Callable[[], object]] = [
                 lambda: teller.write(b"DIGEST  PATH\n"),
                 lambda: teller.line("a line"),
                 lambda: teller.note("a note"),
                 lambda: teller.error("an error"),
                 lambda: log.warning("a log line"),
+                lambda: print("a line of somebody else"),
             ]
             for write in writers:
                 clock.now += 2
@@ -293,10 +296,11 @@ def test_nothing_tears_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
     pieces = [piece for piece in plain.split("\r\x1b[K") if piece]
     bars = [piece for piece in pieces if piece.startswith("fetching")]
-    assert len(bars) == 6
+    assert len(bars) == 7
     assert "6 B of 10 B" in bars[-1]
     assert [piece for piece in pieces if piece not in bars] == [
         "DIGEST  PATH\r\n", "a line\r\n", "a note\r\n", "mesh: an error\r\n", "a log line\r\n",
+        "a line of somebody else\r\n",
     ]  # fmt: skip
     assert written.endswith("\r\x1b[K")
 
