@@ -15,7 +15,18 @@ from typer.core import TyperCommand
 from mesh.errors import InputError
 
 
-class Judged(TyperCommand):
+class Shown(TyperCommand):
+    """A command whose help ends with examples."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """See TyperCommand. The lines stay as they are: they are there to be copied."""
+        from mesh.cli.examples import examples_of
+
+        if lines := examples_of(ctx.command_path):
+            formatter.write("\nExamples:\n" + "".join(f"  {line}\n" for line in lines))
+
+
+class Judged(Shown):
     """A command that refuses empty arguments, and options that are given twice."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

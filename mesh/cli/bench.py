@@ -7,21 +7,26 @@ from typing import Annotated
 import anyio
 import typer
 
+from mesh.cli.arguments import Shown
 from mesh.cli.bench_main import fanout_command, tree_command
 from mesh.cli.bench_wire import node_command, plot_command, put_command, replicate_command
 
 bench_app = typer.Typer(
-    help="Measure what a mesh costs on this machine.", no_args_is_help=True, add_completion=False
+    help="Measure what a mesh costs on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench_app.command("replicate")(replicate_command)
-bench_app.command("put")(put_command)
-bench_app.command("tree")(tree_command)
-bench_app.command("fanout")(fanout_command)
-bench_app.command("node")(node_command)
-bench_app.command("plot")(plot_command)
+bench_app.command("replicate", cls=Shown)(replicate_command)
+bench_app.command("put", cls=Shown)(put_command)
+bench_app.command("tree", cls=Shown)(tree_command)
+bench_app.command("fanout", cls=Shown)(fanout_command)
+bench_app.command("node", cls=Shown)(node_command)
+bench_app.command("plot", cls=Shown)(plot_command)
 
 
-@bench_app.command("reconcile")
+@bench_app.command("reconcile", cls=Shown)
 def reconcile_command(
     blobs: Annotated[int, typer.Option(min=0, help="blobs that both sides have")] = 1_000_000,
     differ: Annotated[int, typer.Option(min=0, help="blobs that one side has alone")] = 1000,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from mesh.cli.bench import bench_app
+from mesh.cli.examples import EXAMPLES
+from mesh.cli.main import app
 from mesh.core.digest import digest_of
 from tests.processes import NodeProcess, mesh, nodes
 
@@ -122,3 +129,52 @@ def test_a_name_that_is_not_utf_8_is_a_name(node: NodeProcess, tmp_path: Path) -
         assert done.stderr.startswith(b"mesh: ")
         assert done.stderr.count(b"\n") == 1, done.stderr.decode()
         done.stderr.decode("utf-8")
+
+
+# --- examples --------------------------------------------------------------------------------
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command below `group`, with its path behind "mesh"."""
+    for name, each in group.commands.items():
+        if name == "bench" and not path:
+            yield from commands(typer.main.get_command(bench_app), ("bench",))
+        elif hasattr(each, "commands"):
+            yield from commands(each, (*path, name))
+        else:
+            yield " ".join((*path, name)), each
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+def examples(name: str) -> list[str]:
+    """In the help of a command: from the table, or behind "Example:" in the docstring."""
+    told = re.findall(r"Example: (mesh .*)$", COMMANDS[name].help or "", re.MULTILINE)
+    return [*EXAMPLES.get(name, ()), *told]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_has_examples_that_parse(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("MESH_NODE", "MESH_KEY_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    lines = examples(name)
+    assert lines, f"mesh {name} has no example in its help: add one to mesh/cli/examples.py"
+    for line in lines:
+        assert len(line) <= 78, "it is shown behind two spaces, in 80 columns"
+        # What the shell makes of it is the shell's: the part that begins with `mesh NAME`.
+        parts = re.split(r"[|<>]|&&", line)
+        mine = [words for part in parts if (words := shlex.split(part, comments=True))]
+        words = ["mesh", *name.split()]
+        (arguments,) = [each[len(words) :] for each in mine if each[: len(words)] == words]
+        COMMANDS[name].make_context(" ".join(words), arguments)
+
+
+def test_an_example_is_of_a_command_and_is_shown() -> None:
+    assert set(EXAMPLES) <= set(COMMANDS)
+    for words in (["put"], ["store", "check"], ["bench", "put"]):
+        shown = mesh(*words, "--help").stdout.decode()
+        for line in EXAMPLES[" ".join(words)]:
+            assert f"\n  {line}\n" in shown

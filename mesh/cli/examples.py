@@ -1,0 +1,70 @@
+"""The examples in the help of each command. tests/cli/test_arguments.py parses each of them."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "run": (
+        "mesh run --data ~/blobs --peers b.example,c.example:7281",
+        "mesh run --listen 0.0.0.0:7280 --key-file mesh.key",
+        "mesh run --config /etc/mesh/mesh.toml",
+        "mesh run --log-format json --log-level warning",
+    ),
+    "put": (
+        "mesh put photo.jpg video.mp4",
+        "mesh put --tree ~/photos --exclude '*.tmp'  # the tree comes last",
+        "tar c ~/photos | mesh put -",
+    ),
+    "get": (
+        "mesh get 7f3a9c -o photo.jpg  # the first digits, six or more",
+        "mesh get 7f3a9c | tar x",
+        "mesh get --tree 7f3a9c restored/",
+    ),
+    "ls": (
+        "mesh ls | head",
+        "mesh ls 7f",
+        "mesh ls --json-lines | jq .size",
+    ),
+    "status": (
+        "mesh status",
+        "mesh status --check || echo 'not level' | mail root",
+        "mesh status --node http://b.example:7280 --key-file mesh.key",
+    ),
+    "sync": (
+        "mesh sync",
+        "mesh sync b",
+    ),
+    "wait": (
+        "mesh wait --timeout 60",
+        "mesh put photo.jpg && mesh wait --mesh  # every node has it then",
+    ),
+    "scrub": (
+        "mesh scrub start --follow",
+        "mesh scrub status",
+    ),
+    "version": ("mesh version",),
+    "blobstash sync": (
+        "mesh blobstash sync blobstash+http://old.example:8050 --one-way",
+        "mesh blobstash sync blobstash+http://old:8050 --node http://b.example",
+    ),
+    "store check": ("mesh store check --data /srv/mesh --read-data",),
+    "store rebuild": ("mesh store rebuild --data /srv/mesh",),
+    "store stats": ("mesh store stats --data /srv/mesh --json",),
+    "bench replicate": (
+        "mesh bench replicate --count 20000 --nodes 3",
+        "mesh bench replicate --count 128 --size 8MiB --against rsync",
+    ),
+    "bench put": ("mesh bench put --count 50000 --backend trio",),
+    "bench tree": ("mesh bench tree ~/photos --nodes 3 --against rsync",),
+    "bench fanout": ("mesh bench fanout --workers 3 --size 2GiB",),
+    "bench node": ("mesh bench node --blobs 100000",),
+    "bench plot": ("mesh bench plot --reconcile reconcile.json --out docs",),
+    "bench reconcile": ("mesh bench reconcile --blobs 100000 --differ 1000 --json",),
+}
+
+
+def examples_of(path: str) -> tuple[str, ...]:
+    """Those for a command by its whole path, such as `mesh store check`; none for a group."""
+    words = path.split()
+    if "mesh" not in words:
+        return ()
+    return EXAMPLES.get(" ".join(words[words.index("mesh") + 1 :]), ())
