@@ -29,6 +29,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "mesh status --check || echo 'not level' | mail root",
         "mesh status --node http://b.example:7280 --key-file mesh.key",
     ),
+    "diff": ("mesh diff b", "mesh diff b --json"),
     "sync": (
         "mesh sync",
         "mesh sync b",
