@@ -22,6 +22,10 @@ class InputError(MeshError):
     """A caller's input is malformed: a digest, a prefix, a range, a manifest."""
 
 
+class NotFound(MeshError):
+    """A blob, or a file of a tree, is neither here nor at a peer that can be reached."""
+
+
 class Undecodable(InputError):
     """Bytes are not the JSON, MessagePack, text or hex that they should be (mesh/decoding.py).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
 from typing import Any, TypeVar
 
 from anyio import CancelScope, create_task_group
@@ -51,3 +52,27 @@ async def unless(
 
         return await beside(watch, work)
     raise ended()
+
+
+class Ungrouped:
+    """A block whose error leaves it as it was raised, also when a task group has wrapped it.
+
+    For what programs call: they wait for the error of their own code, or for one of ours, and not
+    for a group of errors with one member. A group of several stays one.
+    """
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Raise the only member of a group in its place."""
+        alone = error
+        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+            (alone,) = alone.exceptions
+        if alone is not None and alone is not error:
+            raise alone from alone.__cause__

@@ -11,7 +11,7 @@ from mesh.config.changes import (
     names_of,
     removed,
 )
-from mesh.config.keys import Secret, read_keys
+from mesh.config.keys import Secret, key_of, read_keys
 from mesh.config.loading import Given, Sources, given, load, problems
 from mesh.config.peers import (
     BLOBSTASH_PORT,
@@ -24,7 +24,7 @@ from mesh.config.peers import (
     split_peers,
 )
 from mesh.config.places import DEFAULT_PORT, is_loopback, join_host, parse_listen
-from mesh.config.ranges import FEWEST_CELLS, MOST_CELLS
+from mesh.config.ranges import FEWEST_CELLS, MOST_CELLS, problems_of
 from mesh.config.schema import Config
 from mesh.config.sizes import GIB, parse_size
 
@@ -51,6 +51,7 @@ __all__ = [
     "given",
     "is_loopback",
     "join_host",
+    "key_of",
     "listed",
     "load",
     "names_of",
@@ -58,6 +59,7 @@ __all__ = [
     "parse_peer",
     "parse_size",
     "problems",
+    "problems_of",
     "read_keys",
     "redacted",
     "removed",

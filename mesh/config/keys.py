@@ -43,6 +43,19 @@ def read_keys(file: str) -> list[Secret]:
     if not keys:
         raise ConfigError(f"key file {file} holds no key; write one on a line of its own")
     for number, key in enumerate(keys, 1):
-        if not all(0x21 <= byte <= 0x7E for byte in key):
+        if not _fits(key):
             raise ConfigError(f"key {number} in {file} has blanks or characters beyond ASCII")
     return [Secret(key) for key in keys]
+
+
+def key_of(text: str) -> Secret:
+    """The key that a program names; ConfigError when it is empty or no header can carry it."""
+    key = text.encode("utf-8", "replace")
+    if not key or not _fits(key):
+        raise ConfigError("the key is empty, or has blanks or characters beyond ASCII")
+    return Secret(key)
+
+
+def _fits(key: bytes) -> bool:
+    """Whether a header can carry it: printable ASCII without blanks."""
+    return all(0x21 <= byte <= 0x7E for byte in key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import msgspec
@@ -22,7 +23,8 @@ class Config(
 
     listen: str = f"127.0.0.1:{DEFAULT_PORT}"
     data: str = "./data"
-    peers: tuple[str | PeerEntry, ...] = ()
+    # A list in a program or a file; kept as a tuple, since a Config is a value.
+    peers: Sequence[str | PeerEntry] = ()
     # Keys that clients and peers must show, one a line; without one, a node on loopback is open.
     key_file: str | None = None
     # The key that this node shows to peers without a key file of their own.
@@ -64,6 +66,7 @@ class Config(
 
         ConfigError names the first peer that is malformed, or the key file that holds no key.
         """
+        msgspec.structs.force_setattr(self, "peers", tuple(self.peers))
         _ = self._resolved
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -11,7 +12,7 @@ from contextlib import (
     suppress,
 )
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -40,6 +41,8 @@ from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, BatchRequest, encode
 
 T = TypeVar("T")
+
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18})", re.ASCII)
 
 # A page of a listing has 10,000 lines of 90 bytes; a manifest of a million files has 200 MB, but
 # is a blob and streamed. Anything longer than this is not an answer of a node.
@@ -84,6 +87,15 @@ class ListedBlob(msgspec.Struct, frozen=True):
 
 class _Lacking(msgspec.Struct, frozen=True):
     lacking: list[str]
+
+
+class Part(NamedTuple):
+    """Bytes [start, stop) of a blob of `size` bytes, as they come."""
+
+    size: int
+    start: int
+    stop: int
+    chunks: AsyncIterator[bytes]
 
 
 class _Page(msgspec.Struct, frozen=True):
@@ -163,6 +175,50 @@ class NodeClient:
             length = answer.headers.get("content-length", "")
             size = int(length) if length.isdecimal() else None
             yield Paced(answer.chunks, f"blob {digest.hex()} from {self._place}", size)
+
+    @asynccontextmanager
+    async def part(
+        self, digest: Digest, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[Part]:
+        """The bytes from `start` on, up to `stop` or the end, of which there may be fewer.
+
+        Refused with status 404 when nobody whom the node can reach has the blob.
+        """
+        last = "" if stop is None else str(max(start, stop - 1))
+        ranged = start > 0 or stop is not None
+        headers = {"range": f"bytes={start}-{last}"} if ranged else {}
+        path = f"/v1/blobs/{digest.hex()}"
+        opening = self._http.open("GET", path, headers=headers, patient=True)
+        async with self._answered(opening, (200, 206, 416) if ranged else (200,)) as answer:
+            size, begin, end = self._span(answer)
+            chunks = Paced(answer.chunks, f"blob {digest.hex()} from {self._place}")
+            if ranged and answer.status == 206 and begin != start:
+                raise Misbehaved(f"{self._place} answered another range than was asked for")
+            try:
+                if answer.status == 416 or stop == start:
+                    yield Part(size, begin, begin, _nothing())
+                else:
+                    yield Part(size, begin, end, chunks)
+            finally:
+                await _left(answer.chunks)
+
+    def _span(self, answer: Streamed) -> tuple[int, int, int]:
+        """The size of the blob that is answered, and which bytes of it come."""
+        if answer.status == 200:
+            length = answer.headers.get("content-length", "")
+            if length.isascii() and length.isdigit() and len(length) < 19:
+                return int(length), 0, int(length)
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+        if match is None:
+            raise Misbehaved(f"{self._place} does not say how many bytes its answer has")
+        size = int(match[3])
+        return (size, int(match[1]), int(match[2]) + 1) if match[1] else (size, size, size)
+
+    async def size(self, digest: Digest) -> int:
+        """The size of a blob in bytes; Refused with status 404 as for `part`."""
+        opening = self._http.open("HEAD", f"/v1/blobs/{digest.hex()}", patient=True)
+        async with self._answered(opening) as answer:
+            return self._span(answer)[0]
 
     @asynccontextmanager
     async def batch(self, digests: Sequence[Digest]) -> AsyncIterator[AsyncIterator[list[Frame]]]:
@@ -247,12 +303,12 @@ class NodeClient:
 
     @asynccontextmanager
     async def _answered(
-        self, opening: AbstractAsyncContextManager[Streamed]
+        self, opening: AbstractAsyncContextManager[Streamed], accept: Sequence[int] = (200,)
     ) -> AsyncIterator[Streamed]:
         """The answer whose body is still to come; raises the refusal that it may be instead."""
         async with AsyncExitStack() as stack:
             answer = await self._while_alive(partial(stack.enter_async_context, opening))
-            if answer.status != 200:
+            if answer.status not in accept:
                 raise await self._http.refusal(answer)
             yield answer
 
@@ -333,6 +389,23 @@ class NodeClient:
         return refused(self._place, status, {}, text)
 
 
+async def _left(chunks: AsyncIterator[bytes]) -> None:
+    """End an answer of which nobody reads the rest.
+
+    httpx and httpcore read it through generators that do not close one another; left alone, each
+    waits for the garbage collector, and trio warns of it. A read that is cancelled ends them all.
+    """
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async for _ in chunks:
+            pass
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for chunk in list[bytes]():
+        yield chunk
+
+
 async def _frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[Frame]]:
     reader = FrameReader()
     async for chunk in chunks:
@@ -351,7 +424,8 @@ def checked(stored: Stored, digest: Digest) -> None:
 
 
 @asynccontextmanager
-async def node_client(address: Address) -> AsyncIterator[NodeClient]:
-    """A client of the node at `address`."""
+async def node_client(address: Address, path: str = "") -> AsyncIterator[NodeClient]:
+    """A client of the node at `address`, where an application has mounted it below `path`."""
     async with new_client() as client:
-        yield NodeClient(Http(client, address.url, credentials(address)), address.place)
+        http = Http(client, address.url + path, credentials(address))
+        yield NodeClient(http, address.place)

@@ -46,6 +46,10 @@ Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 _LINGER_BYTES = 16 * 1024 * 1024
 _LINGER_SECONDS = 2.0
 
+# What a body may hold before the next part of it is asked for, where another server than ours feeds
+# it (api/node.py, `asgi_app`): a part is then as large as that server makes it, 64 KiB mostly.
+_HELD = 256 * 1024
+
 _KEY = "mesh.body"
 
 # Where a connection leaves its Inflow for the requests that come over it.
@@ -63,6 +67,7 @@ class FlowBody(Body):
         self._ended = False
         self._discarded: int | None = None
         self._more = anyio.Event()
+        self._taken = anyio.Event()
         self._dropped = anyio.Event()
         self._inflow = Inflow(Ahead(0))
 
@@ -85,6 +90,7 @@ class FlowBody(Body):
         chunk = self._chunks.popleft()
         self._held -= len(chunk)
         self._inflow.has(self._held)
+        self._taken.set()
         return chunk
 
     def __await__(self) -> Any:
@@ -130,6 +136,13 @@ class FlowBody(Body):
         """Forget what lies unread."""
         self._chunks.clear()
         self._held = 0
+        self._taken.set()
+
+    async def room(self) -> None:
+        """Wait until the handler has taken most of what has come."""
+        while self._held >= _HELD:
+            self._taken = anyio.Event()
+            await self._taken.wait()
 
     async def linger(self) -> None:
         """Nobody will read the rest: let some of it come, for a short while."""
@@ -194,6 +207,9 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         ended = anyio.Event()
 
         async def controlled_receive() -> dict[str, Any]:
+            body = scope.get(_KEY)
+            if inflow is None and body is not None:  # nobody else measures how fast it comes
+                await body.room()
             message = await receive()
             if message["type"] == "http.disconnect" and ending:
                 # Hypercorn says so while it is still finishing the answer; quart-trio 0.12 would

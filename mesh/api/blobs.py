@@ -1,0 +1,143 @@
+"""What a program can do with blobs, whether it talks to a node or is one: the protocol `Blobs`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from mesh.core.digest import Digest, new_hasher
+from mesh.errors import Corrupt, InputError
+from mesh.status import RoundStats, Status, WaitAnswer
+
+Source: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | AsyncIterable[bytes]
+"""Where the bytes of a blob come from: from memory, from a file, or as they are made.
+
+A `str` is none of these: whether it would be a path or the bytes themselves, nobody could tell.
+"""
+
+Range: TypeAlias = tuple[int, int | None]
+"""The bytes from the first number on, up to and without the second one; None is the end.
+
+As with a slice, what lies behind the end of the blob is left out.
+"""
+
+
+class BlobInfo(msgspec.Struct, frozen=True):
+    """A blob of a listing: its name in 64 hex digits, and its size in bytes."""
+
+    digest: str
+    size: int
+
+
+class Stream:
+    """The bytes of an open blob, chunk by chunk. Nobody but its reader may read it.
+
+    `digest`: its name. `size`: bytes of the whole blob. `start`, `stop`: which of them come.
+    """
+
+    def __init__(
+        self, digest: Digest, size: int, start: int, stop: int, chunks: AsyncIterator[bytes]
+    ) -> None:
+        """`chunks` are the bytes [start, stop)."""
+        self.digest = digest.hex()
+        self.size = size
+        self.start = start
+        self.stop = stop
+        self._chunks = chunks
+        # Only the whole has a name by which it can be checked.
+        self._hasher = new_hasher() if stop - start == size else None
+
+    def __aiter__(self) -> Stream:
+        """Itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next chunk, of any length but 0.
+
+        Corrupt at the end of a whole blob that turned out to be another one.
+        """
+        async for chunk in self._chunks:
+            if chunk:
+                if self._hasher is not None:
+                    self._hasher.update(chunk)
+                return chunk
+        if self._hasher is not None and self._hasher.hexdigest() != self.digest:
+            raise Corrupt(
+                f"what came as blob {self.digest} is {self._hasher.hexdigest()}; get it again"
+            )
+        raise StopAsyncIteration
+
+    async def read(self) -> bytes:
+        """All that has not been read yet."""
+        return b"".join([chunk async for chunk in self])
+
+
+def bounds(range: Range | None) -> Range:  # noqa: A002 - the name that callers write
+    """Where to begin and to end; InputError for what no slice of a blob is."""
+    start, stop = (0, None) if range is None else range
+    if start < 0 or (stop is not None and stop < start):
+        raise InputError(f"a range of {start} to {stop}; expected 0 <= start <= end")
+    return start, stop
+
+
+class Blobs(Protocol):
+    """A set of blobs: what `Client` and `Node` have in common.
+
+    A digest is a `str` of 64 lower-case hex digits, as every command prints and takes it.
+    All methods raise MeshErrors, and the errors of a source that is put. Which errors mean what:
+    docs/api.md.
+    """
+
+    async def put(self, source: Source) -> str:
+        """Store one blob; its digest. It is durable on return.
+
+        InputError when a file changes while it is read; TooMuch when the blob is larger than the
+        node takes; Full when there is no room.
+        """
+
+    async def get(self, digest: str, *, range: Range | None = None) -> bytes:  # noqa: A002
+        """The bytes of a blob, or a part of them; NotFound when nobody who can be reached has it.
+
+        A whole blob is checked against its digest. A part cannot be: it is as good as the sums of
+        the pieces that the node keeps.
+        """
+
+    def open(
+        self,
+        digest: str,
+        *,
+        range: Range | None = None,  # noqa: A002
+    ) -> AbstractAsyncContextManager[Stream]:
+        """The same as a stream, for a blob that need not be in memory at once."""
+
+    async def size(self, digest: str) -> int:
+        """How many bytes a blob has; NotFound as for `get`."""
+
+    async def has(self, digests: Iterable[str]) -> set[str]:
+        """Those of `digests` that the node itself has at this moment."""
+
+    def list(self, prefix: str = "") -> AsyncIterator[BlobInfo]:
+        """All blobs of the node whose digests begin with `prefix`, in ascending order.
+
+        Blobs that come meanwhile may be left out.
+        """
+
+    async def status(self) -> Status:
+        """How the node and its peers stand."""
+
+    async def sync(self, *peers: str) -> Sequence[RoundStats]:
+        """A round with each of the peers named, or with all of them, at the same time.
+
+        A round that failed says so in its `error`. InputError when there is no such peer.
+        """
+
+    async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
+        """Rounds until every peer is level, for up to `timeout` seconds.
+
+        With `whole`, until every node that is reached through them is. Whether that was achieved
+        is `level` of the answer.
+        """

@@ -1,0 +1,184 @@
+"""`mesh.Client`: the blobs of a node that is reached over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from anyio import create_task_group, to_thread
+
+from mesh.api.blobs import BlobInfo, Range, Source, Stream, bounds
+from mesh.api.sources import Bytes, opened
+from mesh.config import Address, key_of, parse_peer, read_keys
+from mesh.core.digest import digest_of, parse_digest, parse_prefix
+from mesh.errors import ConfigError, Full, InputError, NotFound, Refused, one_line
+from mesh.racing import Ungrouped
+from mesh.status import RoundStats, Status, WaitAnswer
+from mesh.transport.client import NodeClient, checked, node_client
+
+# Above this size hashing takes longer than a hop to a thread and back.
+_ASIDE = 128 * 1024
+
+# Characters of a path that need no escape (RFC 3986); others are not known to name a mount.
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)*", re.ASCII)
+
+
+class Client:
+    """A node, as `mesh.Blobs` describes it. Use it with `async with`.
+
+    Many tasks may use one client at the same time. Connections are made when they are needed.
+    """
+
+    def __init__(self, url: str, *, key: str | None = None, key_file: str | None = None) -> None:
+        """`url`: of the node, with the path at which it is mounted if it is part of an application.
+
+        `key`, or the first key of `key_file`: what the node wants to be shown. ConfigError when
+        the URL or the key cannot be used.
+        """
+        if key is not None and key_file is not None:
+            raise ConfigError("give the key itself or the file that holds it, not both")
+        self._address, self._path = _split(url)
+        secret = key_of(key) if key is not None else None
+        if key_file is not None:
+            secret = read_keys(key_file)[0]
+        self._address = msgspec.structs.replace(self._address, key=secret)
+        self._stack = AsyncExitStack()
+        self._open: NodeClient | None = None
+
+    async def __aenter__(self) -> Self:
+        """Ready to connect."""
+        if self._open is not None:
+            raise InputError("this client is in use already; make another one")
+        self._open = await self._stack.enter_async_context(node_client(self._address, self._path))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self._open = None
+        await self._stack.aclose()
+
+    @property
+    def _node(self) -> NodeClient:
+        if self._open is None:
+            raise InputError("this client is closed; use it inside of `async with`")
+        return self._open
+
+    # --- mesh.Blobs ------------------------------------------------------------------------------
+
+    async def put(self, source: Source) -> str:
+        """See `mesh.Blobs`."""
+        with Ungrouped(), self._said(), opened(source) as taken:
+            if isinstance(taken, Bytes):
+                data = taken.data
+                stored = await self._node.put_stream(data, len(data))
+                if len(data) > _ASIDE:
+                    digest = await to_thread.run_sync(digest_of, data)
+                else:
+                    digest = digest_of(data)
+            else:
+                stored = await self._node.put_stream(taken, taken.size)
+                digest = taken.digest
+            checked(stored, digest)
+        return digest.hex()
+
+    async def get(self, digest: str, *, range: Range | None = None) -> bytes:  # noqa: A002
+        """See `mesh.Blobs`."""
+        async with self.open(digest, range=range) as stream:
+            return await stream.read()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        digest: str,
+        *,
+        range: Range | None = None,  # noqa: A002
+    ) -> AsyncIterator[Stream]:
+        """See `mesh.Blobs`."""
+        name = parse_digest(digest)
+        start, stop = bounds(range)
+        with Ungrouped(), self._said(digest):
+            async with self._node.part(name, start, stop) as part:
+                yield Stream(name, part.size, part.start, part.stop, part.chunks)
+
+    async def size(self, digest: str) -> int:
+        """See `mesh.Blobs`."""
+        with self._said(digest):
+            return await self._node.size(parse_digest(digest))
+
+    async def has(self, digests: Iterable[str]) -> set[str]:
+        """See `mesh.Blobs`."""
+        asked = {parse_digest(digest) for digest in digests}
+        with self._said():
+            lacked = await self._node.lacking(sorted(asked))
+        return {digest.hex() for digest in asked - lacked}
+
+    async def list(self, prefix: str = "") -> AsyncIterator[BlobInfo]:
+        """See `mesh.Blobs`."""
+        with self._said():
+            async for blob in self._node.listing(parse_prefix(prefix)):
+                yield BlobInfo(blob.digest, blob.size)
+
+    async def status(self) -> Status:
+        """See `mesh.Blobs`."""
+        with self._said():
+            return await self._node.status(Status)
+
+    async def sync(self, *peers: str) -> Sequence[RoundStats]:
+        """See `mesh.Blobs`."""
+        node = self._node
+        if not peers:
+            status = await self.status()
+            peers = tuple(peer.url.partition("://")[2] for peer in status.peers)
+        found: dict[str, RoundStats] = {}
+
+        async def one(name: str) -> None:
+            found[name] = await node.sync(name, RoundStats)
+
+        with Ungrouped(), self._said():
+            async with create_task_group() as group:
+                for name in dict.fromkeys(peers):
+                    group.start_soon(one, name)
+        return [found[name] for name in dict.fromkeys(peers)]
+
+    async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
+        """See `mesh.Blobs`."""
+        with self._said():
+            return await self._node.wait(timeout, WaitAnswer, whole=whole)
+
+    @contextmanager
+    def _said(self, digest: str = "") -> Iterator[None]:
+        """What a node declines, as the error that `mesh.Node` would raise for it."""
+        try:
+            yield
+        except Refused as error:
+            if error.status == 404 and digest:
+                raise NotFound(
+                    f"blob {digest} is not on {self._address.place}, nor at a peer that it reaches"
+                ) from error
+            if error.status == 507:
+                raise Full(one_line(error)) from error
+            raise
+
+
+def _split(url: str) -> tuple[Address, str]:
+    """The node's address, and the path below which it answers."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme, rest = "http", url
+    place, slash, path = rest.partition("/")
+    path = (slash + path).rstrip("/")
+    if not _PATH.fullmatch(path):
+        raise ConfigError(f"a node at the path {path[:80]!a}; expected letters and digits")
+    address = parse_peer(f"{scheme}://{place}")
+    if address.protocol != "mesh":
+        raise ConfigError(f"a client talks to a mesh node, and {address.place} is none")
+    return address, path

@@ -1,0 +1,5 @@
+"""For programs without async: `mesh.sync.Client`."""
+
+from mesh.api.blocking import Blob, Client
+
+__all__ = ["Blob", "Client"]
