@@ -29,6 +29,7 @@ from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
 from mesh.actors.fetcher import Candidate, Fetcher
+from mesh.actors.holders import Holders
 from mesh.actors.inbound import Inbound
 from mesh.actors.journal import Journal
 from mesh.actors.keeper import Keeper
@@ -128,6 +129,7 @@ class Node:
         self.membership = Membership(config, changes, keep, make, self._scheduler, random)
         self.peers = self.membership.peers
         self._teller = Teller(identity.name, self.peers, self._roster, self.keeper, self._scheduler)
+        self.holders = Holders(self.keeper, lambda: self.peers)
         self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
         self.fetcher = Fetcher(self.keeper, config.max_replica_bytes, self._candidates)
         # A copy: how often the scrub draws must not shift the jitter of the rounds.

@@ -203,6 +203,66 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     inbound: list[InboundStatus] = []
 
 
+class BlobHolders(msgspec.Struct, frozen=True):
+    """Whether a blob is on the node that was asked, and on how many of its peers it is."""
+
+    digest: str
+    here: bool
+    peers: int
+
+
+class SilentPeer(msgspec.Struct, frozen=True):
+    """A peer that could not say which blobs it has, and why."""
+
+    peer: str
+    reason: str
+
+
+class HoldersAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `POST /v1/holders`. `peers`: how many there are, the silent ones included."""
+
+    blobs: list[BlobHolders]
+    peers: int
+    silent: list[SilentPeer]
+
+
+class PlaceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `GET /v1/blobs/DIGEST/place`: a blob's size in bytes, and where it is.
+
+    `file`: below the data directory; `offset`: of the record there, null for a large blob, which
+    has the file to itself, in `pieces` with a checksum each. `came`: when it came, RFC 3339 and to
+    the minute; null when that is not known.
+    """
+
+    digest: str
+    size: int
+    file: str
+    offset: int | None
+    pieces: int | None
+    came: str | None
+
+
+class SnapshotAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A snapshot in the answer of `GET /v1/snapshots`; the fields are those of the blob."""
+
+    digest: str
+    time: str
+    host: str
+    path: str | None = None
+    path_hex: str | None = None
+    tag: str | None = None
+    files: int
+    bytes: int
+    manifest: str
+
+
+class SnapshotsAnswer(msgspec.Struct, frozen=True):
+    """A page of `GET /v1/snapshots`; `next` is the `after` of the next page, null at the end."""
+
+    snapshots: list[SnapshotAnswer]
+    next: str | None
+
+
 class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one peer stands in a `wait`; `level` is final.
 

@@ -31,8 +31,11 @@ from mesh.store.base import (
     Entry,
     Incoming,
     Item,
+    ListedSnapshot,
+    Place,
     Resumed,
     Scrubbed,
+    SnapshotFilter,
     Totals,
     Verifying,
 )
@@ -121,6 +124,19 @@ class Door:
     async def listing(self, prefix: str, after: bytes, limit: int) -> list[tuple[Digest, int]]:
         """Digests below `prefix` and greater than `after`, with sizes in bytes, ascending."""
         return await self._store.listing(prefix, after, limit)
+
+    async def snapshots(
+        self, wanted: SnapshotFilter, before: tuple[str, Digest] | None, limit: int
+    ) -> list[ListedSnapshot]:
+        """The blobs that are snapshots, the newest first; see BlobStore.snapshots."""
+        return await self._store.snapshots(wanted, before, limit)
+
+    async def place(self, digest: Digest) -> Place | None:
+        """Where a blob is stored; None when it is not here."""
+        place = await self._store.place(digest)
+        if place is None:
+            self._missing(digest)
+        return place
 
     @property
     def totals(self) -> Totals:

@@ -82,6 +82,10 @@ class Metered:
         """See Replica."""
         return await self._replica.standing(request)
 
+    async def holding(self, hello: Hello, digests: Sequence[Digest]) -> set[Digest] | None:
+        """See Replica."""
+        return await self._replica.holding(hello, digests)
+
     async def close(self) -> None:
         """See Replica."""
         await self._replica.close()

@@ -288,6 +288,13 @@ class Peer:
         """
         return await self._replica.standing(request)
 
+    async def holding(self, digests: Sequence[Digest]) -> set[Digest] | None:
+        """Those of `digests` that the peer has; None when its protocol has no such question.
+
+        Raises PeerErrors.
+        """
+        return await self._replica.holding(self._host.hello(), digests)
+
     def close(self) -> None:
         """The node is stopping, and `run` has ended; whoever still waits for a round is told so."""
         self._mailbox.close()

@@ -182,6 +182,11 @@ class BlobstashPeer:
         del request
         return None
 
+    async def holding(self, hello: Hello, digests: Sequence[Digest]) -> set[Digest] | None:
+        """A BlobStash server is asked blob by blob, which takes too long for somebody who waits."""
+        del hello, digests
+        return None
+
     async def close(self) -> None:
         """Let go of connections."""
         await self._remote.close()

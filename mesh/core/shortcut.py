@@ -207,6 +207,18 @@ class Shortcut:
             self.found = Difference(here, [Named(there)] if there else [])
 
 
+def named(prefixes: Sequence[bytes], found: Found) -> list[Digest]:
+    """The digests of an answer to a Find of `prefixes`, of PREFIX bytes each.
+
+    Raises Misbehaved for an answer to another question.
+    """
+    others = _checked(found, prefixes)
+    alone = [prefix for index, prefix in enumerate(prefixes) if index not in others]
+    tails = [found.tails[at : at + _TAIL] for at in range(0, len(found.tails), _TAIL)]
+    digests = [Digest(prefix + tail) for prefix, tail in zip(alone, tails, strict=True)]
+    return [*digests, *(digest for several in others.values() for digest in several)]
+
+
 def _checked(found: Found, prefixes: Sequence[bytes]) -> dict[int, list[Digest]]:
     """The digests of an answer by the number of their prefix, but for those that are alone."""
     others: dict[int, list[Digest]] = {}

@@ -32,12 +32,17 @@ def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
     """The one route; `stop` is set when the node is to stop."""
 
     async def lacking() -> Response:
-        digests = _parsed(await whole_body(_LIMIT, "a question"))
+        digests = await asked_digests()
         # It waits for the tree while that is being built.
         lacked = await unless_stopping(stop, partial(node.keeper.lacking, digests))
         return json(200, {"lacking": [digest.hex() for digest in lacked]})
 
     app.add_url_rule("/v1/lacking", "lacking", lacking, methods=["POST"])
+
+
+async def asked_digests() -> list[Digest]:
+    """What the request at hand asks about: the digests in its body; InputError when it is none."""
+    return _parsed(await whole_body(_LIMIT, "a question"))
 
 
 def _parsed(body: bytes) -> list[Digest]:

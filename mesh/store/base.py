@@ -69,13 +69,15 @@ class ListedSnapshot(NamedTuple):
 class Place(NamedTuple):
     """Where a blob is: its size in bytes, the file, and there the offset of its record.
 
-    `offset`: None for a large blob, which has the file to itself. `came`: when it came, in seconds
-    since 1970 and to the minute; None when that is not known, as after the index was made anew.
+    `offset`: None for a large blob, which has the file to itself, in so many `pieces`. `came`: when
+    it came, in seconds since 1970 and to the minute; None when that is not known, as after the
+    index was made anew.
     """
 
     size: int
     file: str
     offset: int | None
+    pieces: int | None
     came: float | None
 
 

@@ -222,7 +222,7 @@ class MemoryStore:
     async def place(self, digest: Digest) -> Place | None:
         """In memory."""
         size = await self.size(digest)
-        return None if size is None else Place(size, "memory", None, None)
+        return None if size is None else Place(size, "memory", None, None, None)
 
     async def tree(self) -> Tree:
         """The tree of all keys."""

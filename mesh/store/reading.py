@@ -314,8 +314,8 @@ class ReadSide:
         with translated("cannot look up a blob"):
             came = self._index.times.at(row.segment, row.offset)
         if row.large:
-            return Place(row.size, large_name(digest), None, came)
-        return Place(row.size, segment_name(row.segment), row.offset, came)
+            return Place(row.size, large_name(digest), None, -(-row.size // PIECE), came)
+        return Place(row.size, segment_name(row.segment), row.offset, None, came)
 
     def placed(self, segment: int, offset: int, limit: int) -> list[Row]:
         """See Index.placed."""

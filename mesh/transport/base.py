@@ -129,6 +129,12 @@ class Replica(Protocol):
     async def standing(self, request: StandingRequest) -> StandingReply | None:
         """How the peer stands with its own peers; None when its protocol has no such question."""
 
+    async def holding(self, hello: Hello, digests: Sequence[Digest]) -> set[Digest] | None:
+        """Those of `digests`, MAX_PREFIXES at most, that the peer has.
+
+        None when its protocol has no such question.
+        """
+
     async def close(self) -> None:
         """Let go of connections."""
 

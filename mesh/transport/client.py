@@ -21,6 +21,7 @@ import msgspec
 from mesh.config import Address
 from mesh.core.digest import Digest, parse_digest, split_digests
 from mesh.core.limits import MOST_ASKED
+from mesh.core.spelling import spelled
 from mesh.decoding import from_hex, json_of
 from mesh.errors import (
     Corrupt,
@@ -34,7 +35,13 @@ from mesh.errors import (
     one_line,
 )
 from mesh.racing import unless
-from mesh.status import DiffLine
+from mesh.status import (
+    DiffLine,
+    HoldersAnswer,
+    PlaceAnswer,
+    SnapshotAnswer,
+    SnapshotsAnswer,
+)
 from mesh.transport.http import Body, Http, Streamed, credentials, new_client, refused, words
 from mesh.transport.pace import CALL, GREETING, SILENCE, Paced, within
 from mesh.wire.frames import Frame, FrameReader
@@ -61,6 +68,9 @@ _BEAT = 10.0
 # What a node gets beyond the time that it was told to wait for: it looks at its peers once more
 # and answers.
 _GRACE = 10.0
+
+
+_SNAPSHOTS = 1000  # to a page
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -160,6 +170,40 @@ class NodeClient:
             return digests
         told = self._value(_Lacking, status, answer).lacking
         return split_digests(self._unhexed("".join(told)))
+
+    async def holders(self, digests: Sequence[Digest]) -> HoldersAnswer:
+        """Where up to MOST_ASKED blobs are: on the node, and on how many of its peers."""
+        body = msgspec.json.encode({"digests": [digest.hex() for digest in digests]})
+        headers = {"content-type": "application/json"}
+        return await self._ask(HoldersAnswer, "POST", "/v1/holders", body, headers)
+
+    async def placed(self, digest: Digest) -> PlaceAnswer | None:
+        """Where on the node a blob is; None when it is not there."""
+        path = f"/v1/blobs/{digest.hex()}/place"
+        status, answer = await self._asked("GET", path)
+        return None if status == 404 else self._value(PlaceAnswer, status, answer)
+
+    async def snapshots(
+        self,
+        *,
+        host: str | None = None,
+        path: bytes | None = None,
+        tag: str | None = None,
+        most: int | None = None,
+    ) -> AsyncIterator[SnapshotAnswer]:
+        """The snapshots on the node, the newest first; up to `most` of those that are asked for."""
+        text, in_hex = spelled(path) if path is not None else (None, None)
+        given = {"host": host, "path": text, "path_hex": in_hex, "tag": tag}
+        params = {key: value for key, value in given.items() if isinstance(value, str)}
+        while most is None or most > 0:
+            params["limit"] = str(min(most or _SNAPSHOTS, _SNAPSHOTS))
+            page = await self._ask(SnapshotsAnswer, "GET", "/v1/snapshots", params=params)
+            for snapshot in page.snapshots:
+                yield snapshot
+            if page.next is None:
+                return
+            most = most - len(page.snapshots) if most is not None else None
+            params["after"] = page.next
 
     def _unhexed(self, digits: str) -> bytes:
         try:

@@ -11,10 +11,11 @@ from typing import TypeVar
 import anyio
 import msgspec
 
+from mesh.core.cells import PREFIX
 from mesh.core.digest import Digest, split_digests
 from mesh.core.load import Load
 from mesh.core.reconcile import FULL_HASH, SHORT_HASH, Answer, Ask, Descent, Difference
-from mesh.core.shortcut import Found, Moment, MoreCells, Question, Shortcut
+from mesh.core.shortcut import Find, Found, Moment, MoreCells, Question, Shortcut, named
 from mesh.core.tree import Tree
 from mesh.errors import InputError, Misbehaved, Refused, TooMuch, one_line
 from mesh.offload import Inline
@@ -46,6 +47,9 @@ from mesh.wire.messages import (
 # A peer keeps its recent sets for us, so its set moves away under a descent only in a storm of
 # writes. Then the round ends unproven, with what it found, and the next one goes on.
 _RESTARTS = 8
+
+# How often a peer is asked which blobs it has, when its set has moved on between two requests.
+_TRIES = 3
 
 # Bytes of cells that are worked on on the event loop: some 400 differences, 10 ms. More than that
 # goes to a thread.
@@ -207,6 +211,18 @@ class NativePeer:
         with within(GREETING * hops, f"{self._place} (standing)"):
             answer = await self._wire.call("standing", encode(request))
         return self._decoded(StandingReply, answer)
+
+    async def holding(self, hello: Hello, digests: Sequence[Digest]) -> set[Digest] | None:
+        """Ask for its root, and then which digests of that set begin as these do."""
+        prefixes = sorted({digest[:PREFIX] for digest in digests})
+        for _ in range(_TRIES):
+            meeting = await self.meet(hello)
+            if meeting.root is None:
+                raise Refused(f"{self._place} is still building its tree")
+            found = await self.answer(meeting.root, b"", Find(prefixes, PREFIX))
+            if isinstance(found, Found):
+                return set(digests).intersection(named(prefixes, found))
+        raise Refused(f"the set of {self._place} changes faster than it can be asked")
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -164,10 +164,12 @@ async def test_when_a_blob_came_is_known_to_the_minute_until_the_index_is_lost(
         async with store.incoming() as arriving:
             await arriving.write(large)
             await store.commit([await arriving.finish()])
-        assert await store.place(digest_of(b"one")) == Place(3, "segments/00000001.seg", 40, start)
+        assert await store.place(digest_of(b"one")) == Place(
+            3, "segments/00000001.seg", 40, None, start
+        )
         place = await store.place(digest_of(large))
         name = digest_of(large).hex()
-        assert place == Place(LARGE_BLOB, f"large/{name[:2]}/{name}", None, start + 100)
+        assert place == Place(LARGE_BLOB, f"large/{name[:2]}/{name}", None, 8, start + 100)
         for data, then in ((b"two", start), (b"three", start), (large, start + 100)):
             assert await came(store, data) == then
     rebuild(DiskFiles(tmp_path), tmp_path / "index.sqlite", lambda _done, _total: None)
