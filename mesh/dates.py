@@ -22,6 +22,12 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def rfc3339_milliseconds(seconds: float) -> str:
+    """The same to the millisecond: 2026-11-30T21:22:02.123Z."""
+    whole, rest = divmod(int(seconds * 1000), 1000)
+    return f"{rfc3339(whole)[:-1]}.{rest:03}Z"
+
+
 @dataclass(frozen=True, slots=True)
 class Dates:
     """One moment on both clocks: `wall` in seconds since 1970, `now` on the monotonic clock."""

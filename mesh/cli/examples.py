@@ -11,18 +11,36 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "put": (
         "mesh put photo.jpg video.mp4",
-        "mesh put --tree ~/photos --exclude '*.tmp'  # the tree comes last",
+        "mesh put --tree ~/photos --exclude '*.tmp'  # the snapshot comes last",
+        "mesh put --tree ~/photos --tag 'before the move'",
         "tar c ~/photos | mesh put -",
     ),
     "get": (
         "mesh get 7f3a9c -o photo.jpg  # the first digits, six or more",
         "mesh get 7f3a9c | tar x",
         "mesh get --tree 7f3a9c restored/",
+        "mesh get --tree latest:atlas/home/ann/photos restored/",
+        "mesh get --tree 7f3a9c --list | grep holiday",
+        "mesh get --tree 7f3a9c --include '*.jpg' restored/",
+        "mesh get 7f3a9c:2026/holiday.jpg -o holiday.jpg",
     ),
     "ls": (
         "mesh ls | head",
         "mesh ls 7f",
         "mesh ls --json-lines | jq .size",
+    ),
+    "has": (
+        "mesh has 7f3a9c 0e5751",
+        "b2sum -l 256 *.jpg | mesh has - || echo 'not all are here'",
+    ),
+    "show": (
+        "mesh show 7f3a9c",
+        "mesh show 7f3a9c --json | jq .manifest",
+    ),
+    "trees": (
+        "mesh trees",
+        "mesh trees --host atlas --path /home/ann/photos --last 3",
+        "mesh trees --tag nightly --json",
     ),
     "status": (
         "mesh status",

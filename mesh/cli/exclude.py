@@ -15,6 +15,20 @@ from collections.abc import Callable, Iterable
 from mesh.errors import InputError, printable
 
 
+def inclusion(globs: Iterable[str]) -> Callable[[bytes], bool]:
+    """Whether a path, or a directory that it is in, is matched by one of `globs`.
+
+    InputError for a pattern that cannot be one.
+    """
+    matched = exclusion(globs, ())
+
+    def included(path: bytes) -> bool:
+        names = path.split(b"/")
+        return any(matched(b"/".join(names[:end])) for end in range(len(names), 0, -1))
+
+    return included
+
+
 def exclusion(globs: Iterable[str], files: Iterable[str]) -> Callable[[bytes], bool]:
     """Whether a path is left out by one of `globs`, or by a line of one of `files`.
 
@@ -43,7 +57,7 @@ def _lines(file: str) -> list[bytes]:
 def _pattern(glob: bytes) -> re.Pattern[bytes]:
     text = glob.rstrip(b"/")
     if not text.strip(b"/"):
-        raise InputError(f"the pattern {os.fsdecode(glob)!a} would leave out everything or nothing")
+        raise InputError(f"the pattern {os.fsdecode(glob)!a} matches everything or nothing")
     anchored = b"/" in text
     inside = b"".join(_part(part) for part in _PARTS.findall(text.lstrip(b"/")))
     try:

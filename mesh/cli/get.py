@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from mesh.cli.restore import CannotRestore, Restorer
 from mesh.cli.streams import is_closed
 from mesh.cli.target import target
 from mesh.cli.teller import Teller
+from mesh.cli.tree import checked_chunks, entry_at, selected, split_inside, tree_named
 from mesh.config import Address
-from mesh.core.digest import Digest, new_hasher
+from mesh.core.digest import Digest
 from mesh.core.limits import LARGE_BLOB
-from mesh.core.manifest import MAX_BYTES, File, Manifest, decode
+from mesh.core.manifest import Directory, File, Link, Manifest
 from mesh.errors import Corrupt, InputError, MeshError, Refused, one_line, printable
 from mesh.transport.client import NodeClient, node_client
 from mesh.wire.frames import Frame, Kind
@@ -32,10 +33,10 @@ _GROUP_BYTES = 16 * 1024 * 1024
 async def get(node: Address, name: str, output: str | None, teller: Teller) -> None:
     """Write a blob to standard output or, once it is whole and right, to a file.
 
-    `name`: its digest, or a prefix that begins no other on the node.
+    `name`: its digest, a prefix that begins no other on the node, or TREE:path/inside.
     """
     async with node_client(node) as client:
-        digest = await digest_named(client, name)
+        digest = await _digest(client, name)
         if output is None:
             if is_closed(1):
                 raise BrokenPipeError  # nobody reads the blob, as at the end of a broken pipe
@@ -47,6 +48,22 @@ async def get(node: Address, name: str, output: str | None, teller: Teller) -> N
         teller.ended(ok=True, digest=digest.hex(), bytes=size, output=printable(output))
 
 
+async def _digest(client: NodeClient, name: str) -> Digest:
+    tree, inside = split_inside(name)
+    if inside is None:
+        return await digest_named(client, name)
+    entry = entry_at(await tree_named(client, tree), inside)
+    match entry:
+        case File():
+            return entry.digest
+        case Directory():
+            hint = f"mesh get --tree {tree} --include '/{inside}' DIRECTORY restores it"
+            raise InputError(f"{printable(inside)} is a directory; {printable(hint)}")
+        case Link():
+            where = printable(os.fsdecode(entry.target))
+            raise InputError(f"{printable(inside)} is a link to {where}; get that")
+
+
 async def _copy(
     client: NodeClient, digest: Digest, write: Callable[[bytes], int], teller: Teller
 ) -> int:
@@ -54,36 +71,46 @@ async def _copy(
     size = 0
     teller.update(Progress("fetching", bytes=0))
     async with client.get(digest) as chunks:
-        async for chunk in _checked(digest, chunks):
+        async for chunk in checked_chunks(digest, chunks):
             write(chunk)
             size += len(chunk)
             teller.update(Progress("fetching", bytes=size, total_bytes=chunks.size))
     return size
 
 
-async def _checked(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The chunks; Corrupt at their end when they were not the blob."""
-    hasher = new_hasher()
-    async for chunk in chunks:
-        hasher.update(chunk)
-        yield chunk
-    if hasher.digest() != digest:
-        raise Corrupt(f"what came as blob {digest.hex()} is {hasher.hexdigest()}")
-
-
 async def get_tree(
-    node: Address, name: str, directory: Path, teller: Teller, *, force: bool
+    node: Address,
+    name: str,
+    directory: Path,
+    teller: Teller,
+    *,
+    force: bool,
+    include: Sequence[str] = (),
 ) -> bool:
-    """Restore a directory; whether everything could be. Failures are named on stderr."""
+    """Restore a directory; whether everything could be. Failures are named on stderr.
+
+    `name`: as tree.py says; `include`: globs of what is restored, none for everything.
+    """
+    restored = partial(_restored, name, directory, teller, force=force, include=include)
     async with node_client(node) as client:
-        digest = await digest_named(client, name)
-        return await teller.over(partial(_restored, client, digest, directory, teller, force=force))
+        return await teller.over(partial(restored, client))
 
 
 async def _restored(
-    client: NodeClient, digest: Digest, directory: Path, teller: Teller, *, force: bool
+    name: str,
+    directory: Path,
+    teller: Teller,
+    client: NodeClient,
+    *,
+    force: bool,
+    include: Sequence[str],
 ) -> bool:
-    manifest = decode(await _manifest(client, digest, teller))
+    def reading(done: int, size: int | None) -> None:
+        teller.update(Progress("reading the manifest", bytes=done, total_bytes=size))
+
+    digest, manifest, _ = await tree_named(client, name, reading)
+    if include:
+        manifest = selected(manifest, include)
     count = _Count(manifest, teller)
     with Restorer(directory, manifest, force=force, on_bytes=count.bytes) as restorer:
         restorer.directories()
@@ -132,24 +159,6 @@ class _Count:
             total_bytes=now.total_bytes,
             fetched_files=self.fetched,
         )
-
-
-async def _manifest(client: NodeClient, digest: Digest, teller: Teller) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    teller.update(_reading(0, None))
-    async with client.get(digest) as chunks:
-        async for chunk in _checked(digest, chunks):
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise InputError(f"blob {digest.hex()} is no tree manifest: it is too long")
-            pieces.append(chunk)
-            teller.update(_reading(size, chunks.size))
-    return b"".join(pieces)
-
-
-def _reading(done: int, size: int | None) -> Progress:
-    return Progress("reading the manifest", bytes=done, total_bytes=size)
 
 
 class _Restore:

@@ -24,6 +24,7 @@ from mesh.cli.putting.outcome import Outcome
 from mesh.cli.putting.printing import flush, print_digest
 from mesh.cli.putting.sending import Sender
 from mesh.cli.putting.showing import show
+from mesh.cli.putting.snapshot import begun, put_snapshot
 from mesh.cli.putting.standard_input import STDIN, put_standard_input
 from mesh.cli.putting.watching import Watcher
 from mesh.cli.reading import Job, jobs
@@ -31,6 +32,8 @@ from mesh.cli.walk import Found, nothing, walk
 from mesh.config import Address
 from mesh.core.digest import digest_of
 from mesh.core.manifest import encode
+from mesh.core.snapshot import Snapshot
+from mesh.dates import TIME_OF_DAY
 from mesh.errors import InputError, printable
 from mesh.transport.client import NodeClient, checked, node_client
 
@@ -44,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     one_file_system: bool = False
     exclude: Sequence[str] = ()
     exclude_from: Sequence[str] = ()
+    tag: str | None = None
 
 
 async def put(
@@ -53,6 +57,8 @@ async def put(
     watcher = watcher or Watcher()
     if options.tree:
         await to_thread.run_sync(_all_directories, paths)
+        for path in paths:
+            begun(path, options.tag, TIME_OF_DAY())  # refused now, if it is
     elif paths.count(STDIN) > 1:
         raise InputError("standard input can be read once; give - once")
     excluded = exclusion(options.exclude, options.exclude_from)
@@ -68,9 +74,10 @@ async def put(
                 await put_standard_input(client, watcher)
                 continue
             outcome = Outcome(watcher, tree=options.tree)
+            snapshot = begun(path, options.tag, TIME_OF_DAY()) if options.tree else None
             await _everything(walked(path), Sender(client, outcome, watcher), watcher)
-            if options.tree:
-                await _manifest(client, path, outcome, strict=options.strict)
+            if snapshot is not None:
+                await _manifest(client, path, outcome, snapshot, strict=options.strict)
             good = good and not outcome.failed
     return good
 
@@ -97,8 +104,10 @@ def _next(source: Iterator[Job]) -> Job | None:
     return next(source, None)
 
 
-async def _manifest(client: NodeClient, path: str, outcome: Outcome, *, strict: bool) -> None:
-    """Put the blob that describes the tree, without what could not be put.
+async def _manifest(
+    client: NodeClient, path: str, outcome: Outcome, snapshot: Snapshot, *, strict: bool
+) -> None:
+    """Put the blob that describes the tree, without what could not be put, and its snapshot.
 
     None with `strict` when something could not, and none when the directory itself could not
     be read.
@@ -112,3 +121,4 @@ async def _manifest(client: NodeClient, path: str, outcome: Outcome, *, strict: 
     checked(stored, digest_of(data))
     print_digest(digest_of(data), place)
     flush()
+    await put_snapshot(client, snapshot, digest_of(data), outcome.entries, place)

@@ -230,10 +230,10 @@ def picture(root: Path) -> dict[bytes, tuple[str, int, bytes]]:
 
 
 def put_tree(run: Run, root: Path) -> str:
-    """The digest of the manifest, which is the last line."""
+    """The digest of the manifest, which is the line before the last."""
     done = run("put", "--tree", root)
     assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
-    digest, _, path = done.stdout.splitlines()[-1].partition(b"  ")
+    digest, _, path = done.stdout.splitlines()[-2].partition(b"  ")
     assert path == os.fsencode(root) + b"/"
     return digest.decode()
 

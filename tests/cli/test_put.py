@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -54,9 +55,11 @@ def planted(root: Path, **files: bytes) -> Path:
 
 
 def manifest_of(node: NodeProcess, line: bytes) -> list[str]:
-    """The paths in the manifest that a line of output names."""
-    _, _, body = node.request("GET", f"/v1/blobs/{line.split()[0].decode()}")
-    return [entry["path"] for entry in json.loads(body)["entries"]]
+    """The paths in the manifest that a line of output names, or its snapshot."""
+    said = json.loads(node.request("GET", f"/v1/blobs/{line.split()[0].decode()}")[2])
+    if said["mesh"] == "snapshot":
+        said = json.loads(node.request("GET", f"/v1/blobs/{said['manifest']}")[2])
+    return [entry["path"] for entry in said["entries"]]
 
 
 # --- trees -----------------------------------------------------------------------------------
@@ -71,9 +74,14 @@ def test_each_directory_gets_a_manifest_of_its_own(
     done = run("put", *(word if word[0] == "-" else tmp_path / word for word in words.split()))
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.splitlines()
-    ends = [os.fsencode(tmp_path) + name for name in (b"/1/file1", b"/1/", b"/2/file2", b"/2/")]
-    assert [line.split(b"  ", 1)[1] for line in lines] == ends
-    assert [manifest_of(node, lines[at]) for at in (1, 3)] == [["file1"], ["file2"]]
+    names = (b"/1/file1", b"/1/", b"/1/@", b"/2/file2", b"/2/", b"/2/@")
+    ends = [os.fsencode(tmp_path) + name for name in names]
+    assert [re.sub(rb"@.*Z$", b"@", line.split(b"  ", 1)[1]) for line in lines] == ends
+    for at in (1, 2):
+        assert [manifest_of(node, lines[at]), manifest_of(node, lines[at + 3])] == [
+            ["file1"],
+            ["file2"],
+        ]
 
 
 def test_a_file_among_the_trees_is_refused_before_anything_is_sent(

@@ -1,9 +1,10 @@
-"""`mesh ls`: which blobs there are."""
+"""`mesh ls`, `has`, `show` and `trees`: which blobs there are, and what they are."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from mesh.cli.commands.common import (
     RUNNER,
     KeyOption,
     NodeOption,
+    exit_unless,
     node_at,
 )
 from mesh.cli.commands.told import JsonOption, LinesOption
@@ -41,4 +43,54 @@ def ls_command(
     # Whoever has seen enough goes, as `head` does.
     with suppress(BrokenPipeError):
         RUNNER.run(listing.ls, node_at(node, key_file), chosen, form)
+        sys.stdout.flush()
+
+
+def has_command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DIGEST...", help="or their first digits; - for standard input"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Say which blobs are here, and on how many peers; exit with 1 if one is not here."""
+    from mesh.cli import holding
+
+    if not names:
+        raise InputError("name digests, or - to read them from standard input, one a line")
+    if names.count("-") > 1:
+        raise InputError("standard input can be read once; give - once")
+    ask = partial(holding.has, as_json=as_json)
+    exit_unless(RUNNER.run(ask, node_at(node, key_file), names))
+
+
+def show_command(
+    name: Annotated[str, typer.Argument(metavar="DIGEST", help="or its first digits")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """Say what a blob is, where on the node it is stored, and when it came."""
+    from mesh.cli import about
+
+    RUNNER.run(partial(about.show, as_json=as_json), node_at(node, key_file), name)
+
+
+def trees_command(
+    host: Annotated[str | None, typer.Option(help="only of this host")] = None,
+    path: Annotated[str | None, typer.Option(help="only of this directory")] = None,
+    tag: Annotated[str | None, typer.Option(help="only with this tag")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="so many at most, the newest")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """List the snapshots of trees, the newest first: time, snapshot, files, size, host/path."""
+    from mesh.cli import trees
+
+    wanted = trees.asked(host, path, tag, last)
+    with suppress(BrokenPipeError):  # whoever has seen enough goes, as `head` does
+        RUNNER.run(partial(trees.trees, as_json=as_json), node_at(node, key_file), wanted)
         sys.stdout.flush()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,15 +23,34 @@ from mesh.cli.commands.told import told
 from mesh.cli.forms import Form
 from mesh.errors import InputError
 
+if TYPE_CHECKING:
+    from mesh.config import Address
+
 
 @told
 def get_command(
-    digest: Annotated[str, typer.Argument(help="the digest, or at least its first 6 digits")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="a digest, or at least its first 6 digits; TREE:path/inside for a file of a tree",
+        ),
+    ],
     directory: Annotated[str | None, typer.Argument(help="with --tree: where to restore")] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="write to this file; - for standard output")
     ] = None,
-    tree: Annotated[bool, typer.Option("--tree", help="DIGEST is a manifest: restore it")] = False,
+    tree: Annotated[
+        bool,
+        typer.Option("--tree", help="NAME is a snapshot, a manifest or latest:HOST/PATH"),
+    ] = False,
+    contents: Annotated[
+        bool, typer.Option("--list", help="with --tree: say what is in it, and restore nothing")
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="with --tree: only what matches GLOB, and what is below", metavar="GLOB"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="with --tree: replace files")] = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
@@ -39,19 +60,24 @@ def get_command(
     """Fetch a blob to standard output or a file, or restore a directory."""
     from mesh.cli import get
     from mesh.cli.teller import Teller
-    from mesh.core.digest import parse_name
 
-    name = parse_name(digest)
+    if tree and output is not None:
+        raise InputError("-o writes one file: name it as TREE:path/inside, without --tree")
+    if tree and contents:
+        if directory is not None or force:
+            raise InputError("--list restores nothing: leave out the directory and --force")
+        _list(node_at(node, key_file), name, include or (), form)
+        return
     if tree:
-        if directory is None or output is not None:
-            raise InputError("get --tree takes a digest and a directory")
+        if directory is None:
+            raise InputError("get --tree takes the name of a tree and a directory")
         with Teller(form, "get", "files") as teller:
-            restore = partial(get.get_tree, teller=teller, force=force)
+            restore = partial(get.get_tree, teller=teller, force=force, include=include or ())
             good = RUNNER.run(restore, node_at(node, key_file), name, Path(directory))
         exit_unless(good)
         return
-    if directory is not None or force:
-        raise InputError("a directory and --force go with --tree")
+    if directory is not None or force or contents or include:
+        raise InputError("a directory, --list, --include and --force go with --tree")
     if output == "-":
         output = None
     if output is None:
@@ -61,3 +87,13 @@ def get_command(
             form = form.unseen()  # the blob and a bar would be mixed on the screen
     with Teller(form, "get", "blobs") as teller:
         RUNNER.run(get.get, node_at(node, key_file), name, output, teller)
+
+
+def _list(node: Address, name: str, include: Sequence[str], form: Form) -> None:
+    """What is in a tree."""
+    from mesh.cli.contents import show_contents
+
+    shown = partial(show_contents, include=include, as_json=form.machine)
+    with suppress(BrokenPipeError):  # whoever has seen enough goes, as `head` does
+        RUNNER.run(shown, node, name)
+        sys.stdout.flush()

@@ -22,7 +22,8 @@ def put_command(
         list[str] | None, typer.Argument(help="files, directories, - for stdin")
     ] = None,
     tree: Annotated[
-        bool, typer.Option("--tree", help="each PATH is a directory, and gets a manifest")
+        bool,
+        typer.Option("--tree", help="each PATH is a directory, and gets a manifest and a snapshot"),
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="no manifest of a tree that could not be put whole")
@@ -33,6 +34,9 @@ def put_command(
     ] = None,
     exclude_from: Annotated[
         list[str] | None, typer.Option(help="GLOBs from a file, one a line", metavar="FILE")
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="with --tree: a word that the snapshot carries")
     ] = None,
     one_file_system: Annotated[
         bool, typer.Option("--one-file-system", help="do not go into other file systems")
@@ -48,6 +52,8 @@ def put_command(
 
     if not paths:
         raise InputError("nothing to put: name files or directories")
+    if tag is not None and not tree:
+        raise InputError("--tag goes with --tree")
     if strict and not tree:
         raise InputError("--strict goes with --tree")
     options = put.Options(
@@ -57,5 +63,6 @@ def put_command(
         one_file_system=one_file_system,
         exclude=exclude or (),
         exclude_from=exclude_from or (),
+        tag=tag,
     )
     exit_unless(RUNNER.run(put.put, node_at(node, key_file), paths, options))
