@@ -43,6 +43,7 @@ from mesh.actors.scrubber import Scrubber
 from mesh.actors.service import Service
 from mesh.actors.sketcher import Sketcher
 from mesh.actors.telling import Teller
+from mesh.actors.trouble import Trouble
 from mesh.actors.waiting import Wait
 from mesh.config import Address, Changes, Config, Listed
 from mesh.core.digest import Digest
@@ -50,7 +51,7 @@ from mesh.core.holder import Holder
 from mesh.core.tree import Tree
 from mesh.dates import TIME_OF_DAY, Clock, Dates, rfc3339
 from mesh.offload import Offload
-from mesh.status import InboundStatus, Status, WaitAnswer, WaitReport, WantedStatus
+from mesh.status import Errors, InboundStatus, Status, WaitAnswer, WaitReport, WantedStatus
 from mesh.store.base import BlobStore
 from mesh.transport.base import Replica, Sketches
 from mesh.version import package_version
@@ -128,6 +129,7 @@ class Node:
 
         self.membership = Membership(config, changes, keep, make, self._scheduler, random)
         self.peers = self.membership.peers
+        self._trouble = Trouble(self.keeper, self.peers)
         self._teller = Teller(identity.name, self.peers, self._roster, self.keeper, self._scheduler)
         self.holders = Holders(self.keeper, lambda: self.peers)
         self.service = Service(self.keeper, limits, self.hello, self, self._sketcher)
@@ -207,6 +209,15 @@ class Node:
             peers=[peer.status(root, dates) for peer in self.peers],
             inbound=self._strangers(root, totals.blobs, dates),
         )
+
+    def errors(self) -> Errors:
+        """What keeps failing."""
+        return self._trouble.told(self.store.wants, self._dates())
+
+    async def retry(self) -> Errors:
+        """Try again, now, what keeps failing; what fails still."""
+        await self._trouble.retry()
+        return self.errors()
 
     def _dates(self) -> Dates:
         return Dates(self._wall(), anyio.current_time())

@@ -311,3 +311,29 @@ class DiffLine(msgspec.Struct, frozen=True, omit_defaults=True):
     here: list[str] = []
     there: list[str] = []
     end: DiffEnd | None = None
+
+
+class ErrorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that keeps failing.
+
+    `digest` is null where all rounds with a peer fail, `peer` where a blob was lost here and has
+    not come back. `missing`: where the blob is missing, here or there. `tries`: how often it has
+    failed, null where that is not counted. `first_*`: since when.
+    """
+
+    digest: str | None
+    peer: str | None
+    missing: str | None
+    reason: str
+    tries: int | None
+    first_at: str | None
+    first_seconds_ago: float | None
+    last_at: str | None = None
+    last_seconds_ago: float | None = None
+
+
+class Errors(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /v1/errors`. `more`: how many were too many to be kept or told."""
+
+    errors: list[ErrorRow]
+    more: int

@@ -145,7 +145,7 @@ class Fetcher:
                 all_of_them.cancel()
         except Misbehaved as error:
             log.warning("read-through: %s", one_line(error))
-            self._keeper.failed(candidate.holder, [digest])
+            self._keeper.failed(candidate.holder, [digest], one_line(error))
         except PeerError as error:
             log.debug("read-through: %s", one_line(error))
         except StoreError as error:  # no peer can help with that

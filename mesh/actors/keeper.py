@@ -42,6 +42,7 @@ from mesh.actors.journal import Journal
 from mesh.actors.lies import Lies
 from mesh.core.claims import Claims
 from mesh.core.digest import Digest
+from mesh.core.failing import Failing, Side
 from mesh.core.holder import CLIENT, Configured, Holder
 from mesh.core.tree import Tree
 from mesh.core.tree.overlay import changes
@@ -107,6 +108,8 @@ class Keeper:
         self.journal = journal or Journal()
         self._store = store
         self.disk = DiskWatch(store, reserve, on_recovery)
+        self.failing = Failing()
+        """Which blobs keep failing to move; for people."""
         self.door = Door(store, self.has, self.missing, self.disk.admit)
         self._on_lost = on_lost
         self._damages: dict[Digest, Damage] = {}
@@ -331,10 +334,21 @@ class Keeper:
     def forget(self, holder: Configured) -> None:
         """A peer was removed: what it was to bring, others may bring at once."""
         self._claims.forget(holder, anyio.current_time())
+        self.failing.forget(holder)
 
-    def failed(self, holder: Holder, digests: Sequence[Digest]) -> None:
+    def failed(self, holder: Holder, digests: Sequence[Digest], why: str) -> None:
         """The holder could not deliver these; a peer is not asked for them again for a while."""
         self._claims.failed(holder, digests, anyio.current_time())
+        if isinstance(holder, Configured):
+            self.stuck(Side.HERE, holder, digests, why)
+
+    def stuck(self, side: Side, peer: Configured, digests: Sequence[Digest], why: str) -> None:
+        """These are missing on `side` and could not be moved; see core.failing."""
+        self.failing.failed(side, peer, digests, why, anyio.current_time())
+
+    def forgive(self) -> None:
+        """What failed may be asked of the same peers again at once."""
+        self._claims.forgive()
 
     @property
     def wanted(self) -> int:
@@ -425,6 +439,7 @@ class Keeper:
                 # Also what was known to the store: a rebuilt index may have found more.
                 self.tree = self.tree.add(item.digest for item in put.items)
             self._claims.arrived(item.digest for item in put.items)
+            self.failing.arrived(item.digest for item in put.items)
             request.reply.set(flags)
             if new:
                 told.append((new, put.holder))

@@ -166,8 +166,8 @@ class _Taking:
         for brought in await self._arriving.liars():
             liar = peer_of(brought)
             if liar is not None:
-                self._keeper.failed(liar, [self.digest])
                 what = f"it brought wrong bytes of blob {self.digest.hex()}, as others showed"
+                self._keeper.failed(liar, [self.digest], what)
                 self._keeper.lies.note(liar, what)
         (fresh,) = await self._keeper.put([item], self._holder, self._began)
         await self._arriving.done()

@@ -38,12 +38,13 @@ from mesh.actors.showing import Showing
 from mesh.config import Address
 from mesh.core.claims import LEASE
 from mesh.core.digest import Digest
+from mesh.core.failing import Side
 from mesh.core.holder import Anonymous, Configured, Holder
 from mesh.core.standing import Event, Outcome, Standing
 from mesh.core.tree import Tree
 from mesh.dates import Dates
 from mesh.errors import MeshError, PeerError, Refused, Unreachable, one_line, printable
-from mesh.status import PeerStatus, RoundStats
+from mesh.status import ErrorRow, PeerStatus, RoundStats
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.messages import Hello, StandingReply, StandingRequest
 
@@ -220,6 +221,18 @@ class Peer:
         root = tree.root if tree is not None else None
         self._showing.look(root, self._host.keeper.lies.get(self.holder), anyio.current_time())
 
+    def _forget_what_is_level(self) -> None:
+        """A round is over: where nothing is missing, nothing keeps failing."""
+        keeper = self._host.keeper
+        root = keeper.tree.root if keeper.tree is not None else None
+        for side, left in zip(Side, self.standing.missing(root), strict=True):
+            if left == 0:
+                keeper.failing.level(side, self.holder)
+
+    def trouble(self, dates: Dates) -> ErrorRow | None:
+        """What is wrong when rounds with it fail; None when they do not."""
+        return self._showing.trouble(self.name, dates)
+
     @property
     def last_error(self) -> str | None:
         """What went wrong last, and still matters."""
@@ -276,6 +289,10 @@ class Peer:
     @property
     def _why_paused(self) -> str:
         return f"{self.name} is paused here; `mesh peers resume {self.name}` ends that"
+
+    def forgive(self) -> None:
+        """What it, or a proxy before it, refused for its size may be sent again at once."""
+        self._replica.load.forgive()
 
     def differences(self) -> Differences:
         """What differs, to be found without moving any of it."""
@@ -404,6 +421,7 @@ class Peer:
                 self.standing.failed(Event.BROKEN, text, anyio.current_time())
             self._round = None
             self._look()
+            self._forget_what_is_level()
             self._over.set()
             self._host.scheduler.ended(self, failed=failed, retry_after=retry_after)
         return stats

@@ -21,12 +21,13 @@ from mesh.actors.keeper import Keeper
 from mesh.actors.large import fetch_large
 from mesh.actors.transfer import Intake, push
 from mesh.core.digest import Digest
+from mesh.core.failing import Side
 from mesh.core.holder import Configured
 from mesh.core.reconcile import Difference, OnlyHere
 from mesh.core.round import LINE, Batch, Ledger
 from mesh.core.tree import Tree
 from mesh.core.weight import Weight, weighed
-from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, TooMuch
+from mesh.errors import Full, MeshError, Misbehaved, PeerError, Refused, TooMuch, one_line
 from mesh.offload import Offload
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.frames import Frame, Kind
@@ -46,6 +47,9 @@ _LARGE_FETCHERS = 4  # large blobs at a time from one peer, beside the batches: 
 # What only they have, or only we have, and after how many restarts of the comparison it was found.
 _Found = tuple[int, list[Digest]]
 _Extra = tuple[int, OnlyHere]
+
+_ABSENT = "the peer lists it and does not deliver it"
+_TOO_LARGE = "that is more than max_replica_bytes of this node"
 
 # What is missing there is weighed one by one, at 50 µs each: so many cost no more than a request.
 _WEIGHED = 100
@@ -250,11 +254,11 @@ class Round:
             self._replica.load.refused_items(len(digests), anyio.current_time())
             return [*digests, *rest]
         except PeerError:
-            self._keeper.failed(self._holder, batch.cut())
+            self._keeper.failed(self._holder, batch.cut(), _ABSENT)
             await intake.flush()  # what came before is as good as ever
             raise
         await intake.flush()
-        self._keeper.failed(self._holder, batch.ended())
+        self._keeper.failed(self._holder, batch.ended(), _ABSENT)
         self.ledger.check()
         return [*batch.later, *rest]
 
@@ -272,6 +276,9 @@ class Round:
             batch.put_off(item.digest)
         elif item.kind == Kind.ABSENT:
             batch.absent(item.digest)
+        elif item.length > self._limits.max_replica_bytes:
+            batch.large(item.digest, item.length)
+            self._stuck(item.digest, f"it has {item.length} bytes; {_TOO_LARGE}")
         elif batch.large(item.digest, item.length):
             try:
                 large.send_nowait((item.digest, item.length))
@@ -297,19 +304,25 @@ class Round:
                     # A smaller one may have room.
                     self._keeper.disk.met(error)
                     self.ledger.no_room(error)
+                    self._stuck(digest, one_line(error))
                 except MeshError as error:
                     self.ledger.failed(error)
+                    self._stuck(digest, one_line(error))
                     return
                 finally:
                     self.ledger.large_done(digest)
                     self._keeper.release(self._holder, [digest])
+
+    def _stuck(self, digest: Digest, why: str) -> None:
+        """One blob does not come, and the peer is not to be blamed for it."""
+        self._keeper.stuck(Side.HERE, self._holder, [digest], why)
 
     def _blame(self, digest: Digest, error: PeerError) -> bool:
         """One blob that this peer cannot deliver: remembered, and nothing else delayed.
 
         False when it was one too many.
         """
-        self._keeper.failed(self._holder, [digest])
+        self._keeper.failed(self._holder, [digest], one_line(error))
         self.ledger.large_failed(error)
         try:
             self.ledger.check()

@@ -14,7 +14,7 @@ from mesh.core.round import Tally
 from mesh.core.standing import Standing
 from mesh.core.verdict import GOOD, Since, Verdict, judge
 from mesh.dates import Dates
-from mesh.status import PeerStatus
+from mesh.status import ErrorRow, PeerStatus
 from mesh.wire.messages import Hello
 
 
@@ -41,6 +41,23 @@ class Showing:
     def ended(self, run: Round) -> None:
         """A round is over: what it moved counts."""
         _add(self._moved, run.ledger.tally)
+
+    def trouble(self, name: str, dates: Dates) -> ErrorRow | None:
+        """The failures of rounds as one row; None when the last round did not fail."""
+        standing = self._standing
+        if not standing.failures:
+            return None
+        return ErrorRow(
+            digest=None,
+            peer=name,
+            missing=None,
+            reason=standing.error or "the last round failed",
+            tries=standing.failures,
+            first_at=dates.at(self._trouble.at),
+            first_seconds_ago=dates.ago(self._trouble.at),
+            last_at=dates.at(standing.failed_at),
+            last_seconds_ago=dates.ago(standing.failed_at),
+        )
 
     def status(
         self,

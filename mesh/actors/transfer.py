@@ -10,6 +10,7 @@ import anyio
 
 from mesh.actors.keeper import Keeper
 from mesh.core.digest import Digest, digest_of
+from mesh.core.failing import Side
 from mesh.core.holder import Anonymous, Configured, Holder
 from mesh.errors import Misbehaved, Refused, Stalled, TooMuch, Unreachable, one_line
 from mesh.offload import Offload
@@ -95,7 +96,7 @@ class Intake:
         if len(good) < len(blobs):
             kept = {blob.digest for blob in good}
             wrong = [blob.digest for blob in blobs if blob.digest not in kept]
-            self._keeper.failed(self._holder, wrong)
+            self._keeper.failed(self._holder, wrong, "the bytes that came were another blob")
             # Told before the commit, which may fail: that they were wrong is so all the same.
             self._tally.landed(0, 0, wrong)
         fresh = await self._keeper.put(good, self._holder)
@@ -217,6 +218,7 @@ class _Pushing:
         self._large: list[tuple[Digest, int]] = []
         self._sizes: list[int] = []
         self._last: Digest | None = None  # of the part that is being sent
+        self._kept: set[Digest] = set()  # what was not sent
         self._taken = 0  # digests off `_left` that this part has dealt with
 
     async def small(self) -> None:
@@ -239,11 +241,18 @@ class _Pushing:
                 if len(self._sizes) > 1 and sum(self._sizes) > _PLAIN:
                     self._replica.load.refused(sum(self._sizes), anyio.current_time())
                 raise
+            if not result.rejected:
+                self._keeper.failing.sent(self._holder, self._went())
             del self._left[: self._taken]
             self._keeper.journal.sent(self._holder, result.stored, sum(self._sizes), began)
             exact = result.stored == len(self._sizes)
             self._leaving.stored(result.stored, sum(self._sizes), result.rejected, exact=exact)
             self.hello = result.hello
+
+    def _went(self) -> list[Digest]:
+        """What this part has sent."""
+        large = {digest for digest, _ in self._large}
+        return [d for d in self._left[: self._taken] if d not in large and d not in self._kept]
 
     def _refused(self, error: TooMuch) -> None:
         """This part was too large: halve it, or leave out the one blob that it had."""
@@ -287,10 +296,17 @@ class _Pushing:
         yield end(len(self._sizes))
 
     def _untaken(self, digest: Digest, size: int) -> None:
-        self._leaving.untaken(
+        self._stuck(
+            digest,
             f"blob {digest.hex()} of {size} bytes is more than the peer, or a proxy before it, "
-            "takes in one request; raise that limit there (nginx: client_max_body_size)"
+            "takes in one request; raise that limit there (nginx: client_max_body_size)",
         )
+
+    def _stuck(self, digest: Digest, why: str) -> None:
+        """One blob is not taken, for a reason that concerns it alone."""
+        self._kept.add(digest)
+        self._leaving.untaken(why)
+        self._keeper.stuck(Side.THERE, self._holder, [digest], why)
 
     async def large(self) -> None:
         """Each alone."""
@@ -315,8 +331,9 @@ class _Pushing:
                 continue
             except Refused as error:
                 # One blob that the peer will not have (over its limit, say) delays no other.
-                self._leaving.untaken(one_line(error))
+                self._stuck(digest, one_line(error))
                 continue
+            self._keeper.failing.sent(self._holder, [digest])
             self._keeper.journal.sent(self._holder, result.stored, size - start, now, digest)
             self._leaving.stored(
                 result.stored, (size - start) * result.stored, exact=not (start and result.stored)

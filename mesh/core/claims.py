@@ -199,6 +199,10 @@ class Claims:
         for penalty in [each for each in self._penalties if each[0] == holder]:
             del self._penalties[penalty]
 
+    def forgive(self) -> None:
+        """Somebody says that what failed is to be tried again now."""
+        self._penalties.clear()
+
     def failed(self, holder: Holder, digests: Sequence[Digest], now: float) -> None:
         """`holder` could not deliver these: free for others.
 

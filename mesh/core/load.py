@@ -64,6 +64,10 @@ class Load:
         if not self.hopeless(size, now):
             self._alone, self._alone_since = size, now
 
+    def forgive(self) -> None:
+        """Somebody says that the limit was raised: as if nothing had been refused."""
+        self._bytes, self._items, self._alone = _Most(), _Most(), None
+
     def hopeless(self, size: int, now: float) -> bool:
         """Whether one blob of `size` need not be tried: it, or a smaller one, was just refused."""
         return self._alone is not None and size >= self._alone and now - self._alone_since < RETRY

@@ -170,7 +170,7 @@ class Standing:
         self._began = float("-inf")
         self._doubted = True
         self._heard = False  # whether the peer named a root by itself since the last greeting
-        self._failed_at = float("-inf")
+        self.failed_at = float("-inf")
         self._left: tuple[int, int] | None = None
         self._left_bytes: tuple[int | None, int | None] = (None, None)
         self._left_of: tuple[Digest | None, Digest | None] = (None, None)
@@ -229,7 +229,7 @@ class Standing:
 
     def outdated(self, asked: float) -> bool:
         """Whether a round that was due at `asked` has been put off since, as one failed."""
-        return self._failed_at >= asked
+        return self.failed_at >= asked
 
     # --- what happens ------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Standing:
         self.unreachable = event is Event.UNREACHABLE
         self.failures += 1
         self.error = error
-        self._failed_at = now
+        self.failed_at = now
         return max(wish or 0.0, HEAD_START if released else 0.0) or None
 
     def unannounced(self, error: str) -> bool:

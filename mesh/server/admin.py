@@ -42,6 +42,14 @@ def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
         orders.get(verb, node.scrubber.resume)()
         return json(200, node.scrubber.status())
 
+    async def errors() -> Response:
+        return json(200, node.errors())
+
+    async def retry() -> Response:
+        return json(200, await unless_stopping(stop, node.retry))
+
+    app.add_url_rule("/v1/errors", "errors", errors, methods=["GET"])
+    app.add_url_rule("/v1/errors/retry", "retry", retry, methods=["POST"])
     app.add_url_rule("/v1/scrub", "scrub", scrub, methods=["GET"])
     app.add_url_rule("/v1/scrub/<any(start,pause,resume):verb>", "order", order, methods=["POST"])
     app.add_url_rule("/v1/status", "status", status, methods=["GET"])

@@ -298,6 +298,12 @@ class NodeClient:
         path = f"/v1/peers/{quote(os.fsencode(peer), safe='')}/sync"
         return await self._ask(kind, "POST", path, accept=(200, 502))
 
+    async def errors(self, kind: type[T], *, retry: bool = False) -> T:
+        """What keeps failing; with `retry`, what fails still after it was tried again."""
+        if retry:
+            return await self._ask(kind, "POST", "/v1/errors/retry")
+        return await self._ask(kind, "GET", "/v1/errors")
+
     async def diff(self, peer: str) -> AsyncGenerator[DiffLine, None]:
         """What the node and its peer do not both have, as it is found; the last line is the end."""
         path = f"/v1/peers/{quote(os.fsencode(peer), safe='')}/diff"

@@ -378,7 +378,7 @@ async def test_who_failed_to_deliver_is_not_asked_again_for_a_while(
     async with keeping(MemoryStore()) as keeper:
         await keeper.built()
         keeper.claim(ANN, names(0, 2))
-        keeper.failed(ANN, names(0, 1))
+        keeper.failed(ANN, names(0, 1), "why")
         assert keeper.claim(ANN, names(0, 2)) == []
         assert keeper.claim(BOB, names(0, 2)) == names(0, 1)
         keeper.release(BOB, names(0, 2))

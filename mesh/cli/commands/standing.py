@@ -78,6 +78,22 @@ def diff_command(
     raise typer.Exit(code)
 
 
+def errors_command(
+    retry: Annotated[
+        bool, typer.Option("--retry", help="try again now; exit 1 if something fails still")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what GET /v1/errors says")] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+) -> None:
+    """List what keeps failing: blobs that do not move, peers that fail, blobs that were lost."""
+    from mesh.cli import errors
+
+    address = node_at(node, key_file)
+    good = RUNNER.run(partial(errors.errors, address, retry=retry, as_json=as_json))
+    exit_unless(good or not retry)
+
+
 @told
 def sync_command(
     peers: Annotated[
