@@ -44,10 +44,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "status": (
         "mesh status",
+        "mesh status --watch",
         "mesh status --check || echo 'not level' | mail root",
         "mesh status --node http://b.example:7280 --key-file mesh.key",
     ),
-    "diff": ("mesh diff b", "mesh diff b --json"),
+    "diff": ("mesh diff b", "mesh diff b --count", "mesh diff b --json"),
+    "errors": ("mesh errors", "mesh errors --retry"),
     "sync": (
         "mesh sync",
         "mesh sync b",
