@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -44,9 +45,17 @@ _lock = threading.Lock()
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without settings of mesh, and with `extra`."""
+    """This process's environment without settings of mesh, and with `extra`.
+
+    The record of what was put is in a directory that goes when this process ends.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
-    return {**kept, **(extra or {})}
+    return {**kept, "XDG_CACHE_HOME": _cache_home().name, **(extra or {})}
+
+
+@functools.cache
+def _cache_home() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="mesh-tests-")
 
 
 class Fork:

@@ -55,7 +55,7 @@ KNOWN_TO = {
     "quart": ("mesh/server/",),
     "quart_trio": ("mesh/server/",),
     "hypercorn": ("mesh/server/",),
-    "sqlite3": ("mesh/store/",),
+    "sqlite3": ("mesh/store/", "mesh/cli/record.py"),
     "numpy": ("mesh/core/sketch.py",),
     "tomllib": ("mesh/decoding.py",),
     "json": (),

@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import anyio
@@ -141,12 +143,16 @@ class Ran(NamedTuple):
     cpu_seconds: float
 
 
-def timed(command: Sequence[str]) -> Ran:
-    """Run a command to its end; MeshError with its last line when it fails."""
+def timed(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Ran:
+    """Run a command to its end; MeshError with its last line when it fails.
+
+    `environ`: what it finds in its environment beside ours.
+    """
     before = _children_seconds()
     began = time.perf_counter()
+    env = {**os.environ, **(environ or {})}
     done = subprocess.run(  # noqa: S603
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, env=env
     )
     seconds = time.perf_counter() - began
     if done.returncode:
@@ -156,8 +162,14 @@ def timed(command: Sequence[str]) -> Ran:
 
 
 def timed_mesh(*args: str) -> Ran:
-    """The same for a `mesh` command."""
-    return timed([sys.executable, "-m", "mesh", *args])
+    """The same for a `mesh` command, with a record of what was put that is kept until we end."""
+    return timed([sys.executable, "-m", "mesh", *args], {"XDG_CACHE_HOME": _cache_home().name})
+
+
+@cache
+def _cache_home() -> TemporaryDirectory[str]:
+    """Where commands keep what is derived; not the user's own, which would keep it for ever."""
+    return TemporaryDirectory(prefix="mesh-bench-")
 
 
 def _children_seconds() -> float:

@@ -2,32 +2,41 @@
 
 The way of a file, with the module of each step:
 
-1. cli/walk.py finds it.
-2. cli/reading.py reads and hashes it, on a thread, while what was read before is being sent.
-3. cli/putting/sending.py sends it.
-4. cli/putting/outcome.py prints its line and keeps its entry of the manifest.
+1. cli/walk.py finds it, and putting/survey.py looks it up in the record (cli/record.py).
+2. What the record knows is asked of the node. What the node holds still is done.
+3. putting/reading.py reads and hashes the others, on a thread.
+4. The node is asked which of these it lacks, and putting/sending.py sends no others.
+5. putting/outcome.py prints the file's line and keeps its entry of the manifest, and the file is
+   noted in the record.
 
-cli/putting/watching.py is told of each step.
+putting/steps.py lets all of this go on at once, and putting/watching.py is told of it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import msgspec
-from anyio import create_task_group, to_thread
+from anyio import to_thread
 
 from mesh.cli.exclude import exclusion
 from mesh.cli.putting.outcome import Outcome
-from mesh.cli.putting.printing import flush, print_digest
+from mesh.cli.putting.printing import flush, print_digests
+from mesh.cli.putting.reading import Reader
 from mesh.cli.putting.sending import Sender
 from mesh.cli.putting.showing import show
 from mesh.cli.putting.snapshot import begun, put_snapshot
 from mesh.cli.putting.standard_input import STDIN, put_standard_input
+from mesh.cli.putting.steps import Steps
+from mesh.cli.putting.survey import Survey
 from mesh.cli.putting.watching import Watcher
-from mesh.cli.reading import Job, jobs
+from mesh.cli.record import Record, record_file
+from mesh.cli.stamp import now_ns
 from mesh.cli.walk import Found, nothing, walk
 from mesh.config import Address
 from mesh.core.digest import digest_of
@@ -35,7 +44,7 @@ from mesh.core.manifest import encode
 from mesh.core.snapshot import Snapshot
 from mesh.dates import TIME_OF_DAY
 from mesh.errors import InputError, printable
-from mesh.transport.client import NodeClient, checked, node_client
+from mesh.transport.client import NodeClient, node_client
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,15 +54,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
     dry_run: bool = False
     one_file_system: bool = False
+    rehash: bool = False
     exclude: Sequence[str] = ()
     exclude_from: Sequence[str] = ()
     tag: str | None = None
 
 
 async def put(
-    node: Address, paths: Sequence[str], options: Options, watcher: Watcher | None = None
+    node: Address,
+    paths: Sequence[str],
+    options: Options,
+    watcher: Watcher | None = None,
+    clock: Callable[[], int] = now_ns,
 ) -> bool:
-    """The command; whether everything could be put. `watcher` is told how it gets on."""
+    """The command; whether everything could be put.
+
+    `watcher` is told how it gets on; `clock` is that of the files' times, in ns since 1970.
+    """
     watcher = watcher or Watcher()
     if options.tree:
         await to_thread.run_sync(_all_directories, paths)
@@ -69,17 +86,107 @@ async def put(
         return await to_thread.run_sync(show, paths, walked)
     good = True
     async with node_client(node) as client:
-        for path in paths:
-            if path == STDIN:
-                await put_standard_input(client, watcher)
-                continue
-            outcome = Outcome(watcher, tree=options.tree)
-            snapshot = begun(path, options.tag, TIME_OF_DAY()) if options.tree else None
-            await _everything(walked(path), Sender(client, outcome, watcher), watcher)
-            if snapshot is not None:
-                await _manifest(client, path, outcome, snapshot, strict=options.strict)
-            good = good and not outcome.failed
+        with ExitStack() as stack:
+            command: _Put | None = None
+            for run in _runs(paths, apart=options.tree):
+                if run == [STDIN]:
+                    await put_standard_input(client, watcher)
+                    continue
+                command = command or await _begun(client, options, watcher, clock, stack)
+                good = await command.run(run, walked) and good
     return good
+
+
+def _runs(paths: Sequence[str], *, apart: bool) -> Iterator[list[str]]:
+    """Paths that are put together: all between two "-", or each alone."""
+    run: list[str] = []
+    for path in paths:
+        if run and (apart or STDIN in (path, *run)):
+            yield run
+            run = []
+        run.append(path)
+    if run:
+        yield run
+
+
+class _About(msgspec.Struct, frozen=True):
+    """What a put has to know of the node; an older one does not tell its limit."""
+
+    node_id: str
+    max_blob_bytes: int | None = None
+
+
+class _Put:
+    """What is the same for all paths of one command."""
+
+    def __init__(
+        self,
+        client: NodeClient,
+        options: Options,
+        watcher: Watcher,
+        reader: Reader,
+        record: Record | None,
+    ) -> None:
+        self._client = client
+        self._options = options
+        self._watcher = watcher
+        self._record = record
+        self._reader = reader
+
+    async def run(self, paths: Sequence[str], walked: Callable[[str], Iterator[Found]]) -> bool:
+        """Put these paths, with a manifest of each if that is wanted; whether all was well."""
+        tree = self._options.tree
+        snapshot = begun(paths[0], self._options.tag, TIME_OF_DAY()) if tree else None
+        outcome = Outcome(self._watcher, tree=tree)
+        sender = Sender(self._client, outcome, self._watcher)
+        walks = ((path, walked(path)) for path in paths)
+        # Who does not trust the record may still add to it.
+        looked_up = None if self._options.rehash else self._record
+        steps = Steps(self._client, self._reader, sender, outcome, self._record)
+        await steps.run(Survey(walks, looked_up, self._watcher))
+        if snapshot is not None:
+            await self._manifest(paths[0], outcome, snapshot)
+        return not outcome.failed
+
+    async def _manifest(self, path: str, outcome: Outcome, snapshot: Snapshot) -> None:
+        """Put the blob that describes a tree, without what could not be put, and its snapshot.
+
+        None with `strict` when something could not, and none when the directory itself could not
+        be read.
+        """
+        place = os.path.join(os.fsencode(path), b"")
+        if outcome.root_failed or (self._options.strict and outcome.failed):
+            outcome.complain(place, "no manifest, because not everything could be put")
+            return
+        data = await to_thread.run_sync(encode, outcome.entries)
+        digest = digest_of(data)
+        if await self._client.lacking([digest]):
+            await self._client.put_named(digest, data)
+        print_digests([(digest, place)])
+        flush()
+        await put_snapshot(self._client, snapshot, digest, outcome.entries, place)
+
+
+async def _begun(
+    client: NodeClient,
+    options: Options,
+    watcher: Watcher,
+    clock: Callable[[], int],
+    stack: ExitStack,
+) -> _Put:
+    """Ask the node who it is and what it takes, and open its record, until the end of `stack`."""
+    about = await client.status(_About)
+    record = await to_thread.run_sync(_record, about.node_id)
+    if record is not None:
+        stack.callback(record.close)
+    return _Put(client, options, watcher, Reader(watcher, about.max_blob_bytes, clock), record)
+
+
+def _record(node_id: str) -> Record | None:
+    """The record of a node; None for what calls itself by anything but an id."""
+    if not re.fullmatch(r"[0-9a-f]{32}", node_id, re.ASCII):
+        return None
+    return Record(record_file(os.environ, node_id), lambda line: print(line, file=sys.stderr))
 
 
 def _all_directories(paths: Sequence[str]) -> None:
@@ -87,38 +194,3 @@ def _all_directories(paths: Sequence[str]) -> None:
     for path in paths:
         if not os.path.isdir(path):
             raise InputError(f"--tree takes directories, and {printable(path)} is none")
-
-
-async def _everything(walked: Iterator[Found], sender: Sender, watcher: Watcher) -> None:
-    """All that was found, in order; the next job is read while one is being sent."""
-    source = jobs(walked, watcher)
-    job = await to_thread.run_sync(_next, source)
-    while job is not None:
-        async with create_task_group() as group:
-            group.start_soon(sender.send, job)
-            following = await to_thread.run_sync(_next, source)
-        job = following
-
-
-def _next(source: Iterator[Job]) -> Job | None:
-    return next(source, None)
-
-
-async def _manifest(
-    client: NodeClient, path: str, outcome: Outcome, snapshot: Snapshot, *, strict: bool
-) -> None:
-    """Put the blob that describes the tree, without what could not be put, and its snapshot.
-
-    None with `strict` when something could not, and none when the directory itself could not
-    be read.
-    """
-    place = os.path.join(os.fsencode(path), b"")
-    if outcome.root_failed or (strict and outcome.failed):
-        outcome.complain(place, "no manifest, because not everything could be put")
-        return
-    data = encode(outcome.entries)
-    stored = await client.put_stream(data, len(data))
-    checked(stored, digest_of(data))
-    print_digest(digest_of(data), place)
-    flush()
-    await put_snapshot(client, snapshot, digest_of(data), outcome.entries, place)

@@ -14,6 +14,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from mesh.cli.stamp import stamp_of
+
 
 class _At(msgspec.Struct, frozen=True):
     """Where something was found.
@@ -27,10 +29,14 @@ class _At(msgspec.Struct, frozen=True):
 
 
 class FoundFile(_At, frozen=True):
-    """A regular file. It may have changed by the time it is opened: open it with O_NOFOLLOW."""
+    """A regular file, and its stamp (stamp.py).
+
+    It may have changed by the time it is opened: open it with O_NOFOLLOW.
+    """
 
     mode: int
     size: int
+    stamp: bytes
 
 
 class FoundDirectory(_At, frozen=True):
@@ -141,7 +147,7 @@ def _found(path: bytes, source: bytes, status: os.stat_result) -> Found:
     mode = stat.S_IMODE(status.st_mode)
     match stat.S_IFMT(status.st_mode):
         case stat.S_IFREG:
-            return FoundFile(path, source, mode, status.st_size)
+            return FoundFile(path, source, mode, status.st_size, stamp_of(status))
         case stat.S_IFDIR:
             return FoundDirectory(path, source, mode)
         case stat.S_IFLNK:

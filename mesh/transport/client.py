@@ -140,9 +140,13 @@ class NodeClient:
         headers = {"content-length": str(size)} if size is not None else {}
         return await self._ask(Stored, "POST", "/v1/blobs", body, headers)
 
-    async def put_named(self, digest: Digest, body: Body) -> Stored:
-        """Store one blob that has to be the one named; Refused when it is another."""
-        return await self._ask(Stored, "PUT", f"/v1/blobs/{digest.hex()}", body)
+    async def put_named(self, digest: Digest, body: Body, size: int | None = None) -> Stored:
+        """Store one blob that has to be the one named; Refused (422) when it is another.
+
+        `size` when it is known before.
+        """
+        headers = {"content-length": str(size)} if size is not None else {}
+        return await self._ask(Stored, "PUT", f"/v1/blobs/{digest.hex()}", body, headers)
 
     async def put_batch(self, body: Body, size: int) -> BatchStored:
         """Store BLOB frames, `size` bytes of them in all, end mark included."""

@@ -73,7 +73,7 @@ def entries_of(directory: Path) -> Iterator[Entry]:
     """The entries of what is on disk: what storing it again would give."""
     for found in walk(directory):
         match found:
-            case FoundFile(path, source, mode, size):
+            case FoundFile(path, source, mode, size, _):
                 with open(source, "rb") as file:
                     yield File(path, mode, size, digest_of(file.read()))
             case FoundDirectory(path, _, mode):

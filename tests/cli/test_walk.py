@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.cli.stamp import stamp_of
 from mesh.cli.walk import (
     Found,
     FoundDirectory,
@@ -33,7 +34,7 @@ def test_what_is_there_and_how(tmp_path: Path) -> None:
     root = os.fsencode(tmp_path)
     assert list(walk(tmp_path)) == [
         FoundDirectory(b"d", root + b"/d", 0o750),
-        FoundFile(b"d/f", root + b"/d/f", 0o640, 5),
+        FoundFile(b"d/f", root + b"/d/f", 0o640, 5, stamp_of(os.lstat(root + b"/d/f"))),
         FoundLink(b"link", root + b"/link", b"d/f"),
     ]
 
@@ -130,7 +131,7 @@ def test_what_vanishes_is_said_and_passed(tmp_path: Path) -> None:
     assert list(found) == [
         Unreadable(b"a", os.fsencode(tmp_path / "a"), gone),
         Unreadable(b"b", os.fsencode(tmp_path / "b"), gone),
-        FoundFile(b"c", os.fsencode(tmp_path / "c"), *_mode_and_size(tmp_path / "c")),
+        FoundFile(b"c", os.fsencode(tmp_path / "c"), *_seen(tmp_path / "c")),
     ]
 
 
@@ -168,6 +169,6 @@ def test_a_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _mode_and_size(path: Path) -> tuple[int, int]:
+def _seen(path: Path) -> tuple[int, int, bytes]:
     status = path.stat()
-    return status.st_mode & 0o7777, status.st_size
+    return status.st_mode & 0o7777, status.st_size, stamp_of(status)

@@ -44,6 +44,9 @@ def put_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list what would be put, and ask no node")
     ] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="read every file, also those that seem unchanged")
+    ] = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
@@ -61,6 +64,7 @@ def put_command(
         strict=strict,
         dry_run=dry_run,
         one_file_system=one_file_system,
+        rehash=rehash,
         exclude=exclude or (),
         exclude_from=exclude_from or (),
         tag=tag,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from mesh.cli.putting.printing import print_digest, tell
+from collections.abc import Sequence
+
+from mesh.cli.putting.printing import print_digests, tell
+from mesh.cli.putting.reading import Aside, File, Trouble
 from mesh.cli.putting.watching import Watcher
-from mesh.cli.reading import Aside, Trouble
 from mesh.cli.walk import Found, FoundDirectory, FoundFile, FoundLink, Skipped, Unreadable
-from mesh.core.digest import Digest
-from mesh.core.manifest import Directory, Entry, File, Link
+from mesh.core import manifest
 from mesh.errors import Refused, one_line
 
 
@@ -18,17 +19,20 @@ class Outcome:
         """`tree`: gather entries."""
         self._watcher = watcher
         self._tree = tree
-        self.entries: list[Entry] = []
+        self.entries: list[manifest.Entry] = []
         # Whether the path itself could not be read.
         self.root_failed = False
         self.failed = False
 
-    def done(self, found: FoundFile, digest: Digest, size: int) -> None:
-        """A file is durable at the node."""
-        print_digest(digest, found.source)
-        self._watcher.done(1, size)
+    def done(self, files: Sequence[File]) -> None:
+        """Files are durable at the node."""
+        print_digests((file.digest, file.found.source) for file in files)
+        self._watcher.done(len(files), sum(file.size for file in files))
         if self._tree:
-            self.entries.append(File(found.path, found.mode, size, digest))
+            self.entries += [
+                manifest.File(file.found.path, file.found.mode, file.size, file.digest)
+                for file in files
+            ]
 
     def other(self, other: Aside | Trouble) -> None:
         """Something that is not sent."""
@@ -61,6 +65,6 @@ class Outcome:
                 self.root_failed = self.root_failed or not found.path
                 self.complain(found.source, found.reason)
             case FoundDirectory() if self._tree:
-                self.entries.append(Directory(found.path, found.mode))
+                self.entries.append(manifest.Directory(found.path, found.mode))
             case FoundLink() if self._tree:
-                self.entries.append(Link(found.path, found.target))
+                self.entries.append(manifest.Link(found.path, found.target))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.cli.putting.printing import flush, print_digest
+from mesh.cli.putting.printing import flush, print_digests
 from mesh.core.digest import Digest, digest_of
 from mesh.core.manifest import Entry, File
 from mesh.core.snapshot import MAX_COUNT, MAX_HOST, Snapshot, encode
@@ -44,7 +44,7 @@ async def put_snapshot(
     whole = msgspec.structs.replace(begun, manifest=manifest, files=len(sizes), bytes=sum(sizes))
     data = encode(whole)
     checked(await client.put_stream(data, len(data)), digest_of(data))
-    print_digest(digest_of(data), place + b"@" + whole.time.encode())
+    print_digests([(digest_of(data), place + b"@" + whole.time.encode())])
     flush()
 
 

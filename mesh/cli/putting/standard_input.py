@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from mesh.cli.putting.printing import flush, print_digest
+from mesh.cli.putting.printing import flush, print_digests
 from mesh.cli.putting.watching import Watcher
 from mesh.cli.streams import Input
 from mesh.core.digest import Digest, new_hasher
@@ -33,6 +33,6 @@ async def put_standard_input(client: NodeClient, watcher: Watcher) -> None:
     stored = await client.put_stream(hashed(), None)
     digest = Digest(hasher.digest())
     checked(stored, digest)
-    print_digest(digest, STDIN.encode())
+    print_digests([(digest, STDIN.encode())])
     flush()
     watcher.done(1, size)
