@@ -43,6 +43,9 @@ USELESS |= {"rich", "tomllib"}
         (["status", "--check", "--node", "NOWHERE"], NODE | USELESS | {"rich"}),
         (["diff", "b", "--node", "NOWHERE"], NODE | USELESS | {"rich"}),
         (["ls", "--node", "NOWHERE"], NODE | USELESS),
+        (["has", "0" * 64, "--node", "NOWHERE"], NODE | USELESS),
+        (["show", "0" * 64, "--node", "NOWHERE"], NODE | USELESS),
+        (["trees", "--node", "NOWHERE"], NODE | USELESS),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
