@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mesh.sync as sync
-    from mesh.api.blobs import BlobInfo, Blobs, Range, Source, Stream
+    from mesh.api.blobs import BlobInfo, Blobs, Events, Range, Source, Stream
     from mesh.api.client import Client
     from mesh.api.node import Node
     from mesh.config import Config, PeerEntry
@@ -28,12 +28,22 @@ if TYPE_CHECKING:
         TooMuch,
         Unreachable,
     )
+    from mesh.events import (
+        Began,
+        Damaged,
+        Dropped,
+        Event,
+        Healed,
+        PeerEvent,
+        RoundEvent,
+        Stored,
+    )
     from mesh.status import PeerStatus, RoundStats, Status, WaitAnswer, WaitReport
 
     __version__: str
 
 _HOMES = {
-    "mesh.api.blobs": ("BlobInfo", "Blobs", "Range", "Source", "Stream"),
+    "mesh.api.blobs": ("BlobInfo", "Blobs", "Events", "Range", "Source", "Stream"),
     "mesh.api.client": ("Client",),
     "mesh.api.node": ("Node",),
     "mesh.config": ("Config", "PeerEntry"),
@@ -50,6 +60,16 @@ _HOMES = {
         "TooMuch",
         "Unreachable",
     ),
+    "mesh.events": (
+        "Began",
+        "Damaged",
+        "Dropped",
+        "Event",
+        "Healed",
+        "PeerEvent",
+        "RoundEvent",
+        "Stored",
+    ),
     "mesh.status": ("PeerStatus", "RoundStats", "Status", "WaitAnswer", "WaitReport"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -57,6 +77,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 - in the order of the documentation
     "Blobs", "Client", "Node", "Config", "PeerEntry", "sync",
     "BlobInfo", "Range", "Source", "Stream",
+    "Event", "Events", "Began", "Stored", "Damaged", "Healed", "PeerEvent", "RoundEvent", "Dropped",
     "Status", "PeerStatus", "RoundStats", "WaitAnswer", "WaitReport",
     "MeshError", "ConfigError", "InputError", "NotFound", "PeerError", "Unreachable", "Refused",
     "TooMuch", "StoreError", "Corrupt", "Full",

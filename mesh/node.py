@@ -28,6 +28,7 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
+from mesh.actors.chronicle import Chronicle, Listener
 from mesh.actors.fetcher import Candidate, Fetcher
 from mesh.actors.holders import Holders
 from mesh.actors.inbound import Inbound
@@ -50,6 +51,7 @@ from mesh.core.digest import Digest
 from mesh.core.holder import Holder
 from mesh.core.tree import Tree
 from mesh.dates import TIME_OF_DAY, Clock, Dates, rfc3339
+from mesh.events import Began
 from mesh.offload import Offload
 from mesh.status import Errors, InboundStatus, Status, WaitAnswer, WaitReport, WantedStatus
 from mesh.store.base import BlobStore
@@ -100,6 +102,7 @@ class Node:
         self._state = "opening"
         self._began: float | None = None
         self._journal = Journal(self._called)
+        self.events = Chronicle()
         self.keeper = Keeper(
             store,
             self._announce,
@@ -107,6 +110,7 @@ class Node:
             reserve=config.reserve_bytes,
             on_recovery=self._ask_all,
             journal=self._journal,
+            events=self.events,
         )
         self._sketcher = Sketcher(self.keeper, work, config.sketch_cells, config.shared_secret())
         self._scheduler = Scheduler(config.interval_seconds, random)
@@ -159,6 +163,7 @@ class Node:
                 self._state = "ready"
                 log.info("ready: root %s", self.keeper.ready_tree().root.hex())
         finally:
+            self.events.close()
             self.keeper.close()
             self.fetcher.close()
             self.membership.close()
@@ -218,6 +223,17 @@ class Node:
         """Try again, now, what keeps failing; what fails still."""
         await self._trouble.retry()
         return self.errors()
+
+    def listen(self) -> Listener:
+        """What happens from now on, as events."""
+        hello = self.hello()
+        began = Began(
+            node_id=hello.node.hex(),
+            name=self.identity.name,
+            root=hello.root.hex() if hello.root is not None else None,
+            blobs=hello.count,
+        )
+        return self.events.listen(began)
 
     def _dates(self) -> Dates:
         return Dates(self._wall(), anyio.current_time())

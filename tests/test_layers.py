@@ -19,7 +19,7 @@ LEVELS = (
     ("errors", "settings", "version"),
     ("decoding",),
     ("core",),
-    ("config", "dates", "offload", "racing", "status"),
+    ("config", "dates", "events", "offload", "racing", "status"),
     ("wire", "store"),
     ("transport",),
     ("blobstash",),

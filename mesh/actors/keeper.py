@@ -36,6 +36,7 @@ import anyio
 from anyio import create_task_group
 
 from mesh.actors.actor import Mailbox, Request, Turn
+from mesh.actors.chronicle import Chronicle
 from mesh.actors.disk import DiskWatch
 from mesh.actors.door import Door, Known
 from mesh.actors.journal import Journal
@@ -98,14 +99,17 @@ class Keeper:
         reserve: int | None = None,
         on_recovery: Callable[[], None] = lambda: None,
         journal: Journal | None = None,
+        events: Chronicle | None = None,
     ) -> None:
         """`on_new` is told after each commit what is new and who brought it; it must not block.
 
         Nor must `on_lost`, which is told after blobs turned out to be damaged. `reserve`: bytes of
         the disk that stay free, None for the default. `on_recovery` is told when the store takes
-        blobs again after it did not. `journal` is told what came and what was healed.
+        blobs again after it did not. `journal` and `events` are told what came
+        and what was healed.
         """
         self.journal = journal or Journal()
+        self.events = events or Chronicle()
         self._store = store
         self.disk = DiskWatch(store, reserve, on_recovery)
         self.failing = Failing()
@@ -282,6 +286,7 @@ class Keeper:
                     self._put_off()
                 self._changes()
         if gone:
+            self.events.damaged(damages[digest] for digest in gone)
             self._on_lost()
 
     def _put_off(self) -> None:
@@ -444,6 +449,7 @@ class Keeper:
             if new:
                 told.append((new, put.holder))
                 self.journal.came(put.holder, came, put.began)
+                self.events.stored(put.holder, came)
         self._changes()
         for new, holder in told:
             self._on_new(new, holder)

@@ -220,6 +220,20 @@ class Peer:
         tree = self._host.keeper.tree
         root = tree.root if tree is not None else None
         self._showing.look(root, self._host.keeper.lies.get(self.holder), anyio.current_time())
+        self._tell(root)
+
+    def _tell(self, root: Digest | None) -> None:
+        """Where it stands, to whoever listens."""
+        if not self.counts or self.removed:
+            return
+        standing, why = self.standing, None
+        if self.paused:
+            state = "paused"
+        elif standing.failures:
+            state, why = "failing", standing.error
+        else:
+            state = "in sync" if standing.in_sync(root) else "not in sync"
+        self._host.keeper.events.peer(self.name, self.address.url, state, why)
 
     def _forget_what_is_level(self) -> None:
         """A round is over: where nothing is missing, nothing keeps failing."""
@@ -424,6 +438,7 @@ class Peer:
             self._forget_what_is_level()
             self._over.set()
             self._host.scheduler.ended(self, failed=failed, retry_after=retry_after)
+        self._host.keeper.events.round(stats)
         return stats
 
     def _cut_short(self) -> RoundStats:

@@ -11,6 +11,7 @@ import msgspec
 
 from mesh.core.digest import Digest, new_hasher
 from mesh.errors import Corrupt, InputError
+from mesh.events import Event
 from mesh.status import RoundStats, Status, WaitAnswer
 
 Source: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | AsyncIterable[bytes]
@@ -84,6 +85,19 @@ def bounds(range: Range | None) -> Range:  # noqa: A002 - the name that callers 
     return start, stop
 
 
+class Events(Protocol):
+    """What happens in a node, event by event, for one task. It ends when the node stops."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Itself."""
+
+    async def __anext__(self) -> Event:
+        """The next event. The first one is `Began`: what happens behind it is told."""
+
+    async def aclose(self) -> None:
+        """Listen no more. Leaving the client or the node does this as well."""
+
+
 class Blobs(Protocol):
     """A set of blobs: what `Client` and `Node` have in common.
 
@@ -140,4 +154,10 @@ class Blobs(Protocol):
 
         With `whole`, until every node that is reached through them is. Whether that was achieved
         is `level` of the answer.
+        """
+
+    def events(self) -> Events:
+        """What happens: blobs that come, are damaged and come back, rounds, and how peers stand.
+
+        A listener that is too slow gets a `Dropped` with the count of what it has missed.
         """

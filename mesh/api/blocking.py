@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mesh.api.blobs import BlobInfo, Range, Stream
 from mesh.api.client import Client as AsyncClient
 from mesh.errors import InputError
+from mesh.events import Event
 from mesh.status import RoundStats, Status, WaitAnswer
 
 if TYPE_CHECKING:
@@ -114,6 +115,10 @@ class Client:
     def sync(self, *peers: str) -> Sequence[RoundStats]:
         """See `mesh.Blobs`."""
         return self._portal.call(self._client.sync, *peers)
+
+    def events(self) -> Iterator[Event]:
+        """See `mesh.Blobs`. Waiting for one keeps the client open: leave `with` afterwards."""
+        return _drained(self._portal, self._client.events(), 1)
 
     def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
         """See `mesh.Blobs`."""

@@ -11,7 +11,8 @@ from typing import Self
 import msgspec
 from anyio import create_task_group, to_thread
 
-from mesh.api.blobs import BlobInfo, Range, Source, Stream, bounds
+from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
+from mesh.api.listening import Listening
 from mesh.api.sources import Bytes, opened
 from mesh.config import Address, key_of, parse_peer, read_keys
 from mesh.core.digest import digest_of, parse_digest, parse_prefix
@@ -48,6 +49,7 @@ class Client:
         self._address = msgspec.structs.replace(self._address, key=secret)
         self._stack = AsyncExitStack()
         self._open: NodeClient | None = None
+        self._listening: set[Listening] = set()
 
     async def __aenter__(self) -> Self:
         """Ready to connect."""
@@ -64,6 +66,8 @@ class Client:
     ) -> None:
         """Close the connections."""
         self._open = None
+        for listening in list(self._listening):
+            await listening.aclose()
         await self._stack.aclose()
 
     @property
@@ -148,6 +152,12 @@ class Client:
                 for name in dict.fromkeys(peers):
                     group.start_soon(one, name)
         return [found[name] for name in dict.fromkeys(peers)]
+
+    def events(self) -> Events:
+        """See `mesh.Blobs`. The node is asked when the first event is waited for."""
+        listening = Listening(self._node)
+        self._listening.add(listening)
+        return listening
 
     async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
         """See `mesh.Blobs`."""

@@ -20,7 +20,7 @@ import msgspec
 from anyio import create_task_group
 
 from mesh.api.assembly import Parts, assembled, run_until_stopped
-from mesh.api.blobs import BlobInfo, Range, Source, Stream, bounds
+from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
 from mesh.api.sources import Bytes, Chunks, opened
 from mesh.config import Config, problems_of
 from mesh.core.digest import Digest, digest_of, parse_digest, parse_prefix
@@ -274,6 +274,10 @@ class Node:
                 for place in places:
                     group.start_soon(one, place)
         return [stats[place] for place in places]
+
+    def events(self) -> Events:
+        """See `mesh.Blobs`."""
+        return self._node.listen()
 
     async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
         """See `mesh.Blobs`."""

@@ -22,7 +22,7 @@ from mesh.errors import (
     one_line,
 )
 from mesh.node import Node
-from mesh.server import admin, blobs, blobstash, differences, finding, lacking, peers
+from mesh.server import admin, blobs, blobstash, differences, events, finding, lacking, peers
 from mesh.server.answers import problem
 from mesh.server.auth import guard
 from mesh.server.descriptors import Descriptors, spared
@@ -47,6 +47,7 @@ def create_app(node: Node, backend: str, connect: blobstash.Connect, stop: anyio
         room.add_routes(app, node)
     admin.add_routes(app, node, stop)
     differences.add_routes(app, node)
+    events.add_routes(app, node, stop)
     lacking.add_routes(app, node, stop)
     finding.add_routes(app, node, stop)
     if node.config.blobstash:

@@ -12,7 +12,7 @@ from contextlib import (
     suppress,
 )
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -349,6 +349,18 @@ class NodeClient:
         with within(timeout + _GRACE, self._place):
             return await self._ask(kind, "POST", "/v1/wait", params=params)
 
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[AsyncIterator[bytes]]:
+        """What happens in the node, as chunks of lines; Stalled when it has gone silent.
+
+        Each line is an event in JSON, or empty. They end when the node stops.
+        """
+        async with self._answered(self._http.open("GET", "/v1/events", patient=True)) as answer:
+            try:
+                yield _Beating(answer.chunks, self._place)
+            finally:
+                await _left(answer.chunks)
+
     async def scrub(self, verb: str | None, kind: type[T]) -> T:
         """How the scrub stands, after it was told to start, pause or resume."""
         if verb is None:
@@ -441,6 +453,21 @@ class NodeClient:
         if status in (400, 404) and text:
             return InputError(text)
         return refused(self._place, status, {}, text)
+
+
+class _Beating:
+    """Chunks that may be as small as a line break, and come often enough: see `Paced`."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], place: str) -> None:
+        self._chunks = chunks
+        self._place = place
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with within(SILENCE, f"events of {self._place}"):
+            return await anext(self._chunks)
 
 
 async def _left(chunks: AsyncIterator[bytes]) -> None:

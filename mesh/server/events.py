@@ -1,0 +1,53 @@
+"""GET /v1/events: what happens in the node, one JSON object a line, until the node stops."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import msgspec
+from quart import Quart, Response
+
+from mesh.actors.chronicle import Listener
+from mesh.errors import Stopping
+from mesh.node import Node
+from mesh.server.answers import problem
+from mesh.server.polls import unless_stopping
+
+# Each holds a connection for as long as it likes. More than some dozen programs that watch one node
+# are a mistake in one of them.
+_MOST = 64
+
+# Seconds after which an empty line says that the node is there: a third of the silence for which
+# a client waits, and below what proxies grant a connection that idles.
+_BEAT = 10.0
+
+
+def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
+    """The one route; `stop` is set when the node is to stop."""
+
+    async def events() -> Response:
+        if node.events.listeners >= _MOST:
+            return problem(503, f"{_MOST} clients listen already; end one of them")
+        lines = _lines(node.listen(), stop)
+        return Response(lines, content_type="application/x-ndjson")
+
+    app.add_url_rule("/v1/events", "events", events, methods=["GET"])
+
+
+async def _lines(listener: Listener, stop: anyio.Event) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            found = None
+            with anyio.move_on_after(_BEAT):
+                found = await unless_stopping(stop, listener.some)
+            if found is None:
+                yield b"\n"
+            elif not found:
+                return
+            else:
+                yield b"".join(msgspec.json.encode(event) + b"\n" for event in found)
+    except Stopping:
+        return
+    finally:
+        await listener.aclose()
