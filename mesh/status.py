@@ -131,6 +131,21 @@ class PeersAnswer(msgspec.Struct, frozen=True, kw_only=True):
     said: str = ""
 
 
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What reading the configuration again did: `changed` now, `restart` waits for a restart."""
+
+    changed: list[str]
+    restart: list[str]
+
+    @property
+    def said(self) -> str:
+        """All of it, in one line for people."""
+        lines = ["; ".join(self.changed) or "nothing has changed"]
+        if self.restart:
+            lines.append(f"these take effect when the node is restarted: {', '.join(self.restart)}")
+        return "; ".join(lines)
+
+
 class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A node that asks us without being listed as a peer, as it described itself; unproven.
 

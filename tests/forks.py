@@ -32,7 +32,13 @@ SEGMENT_BYTES = "TESTS_SEGMENT_BYTES"
 
 # What is imported when a command or a node needs it.
 _PARTS = (
-    *(f"mesh.cli.{part}" for part in ("status", "rounds", "listing", "get", "put", "run", "store")),
+    *(
+        f"mesh.cli.{part}"
+        for part in (
+            *("status", "rounds", "listing", "get", "put", "run", "store"),
+            *("config", "peers"),
+        )
+    ),
     "anyio._backends._asyncio",
     "anyio._backends._trio",
     "hypercorn.asyncio",

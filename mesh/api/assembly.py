@@ -7,10 +7,11 @@ inside owns them itself.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -19,21 +20,37 @@ import anyio
 from anyio import create_task_group
 
 from mesh.actors.membership import Keep
+from mesh.api.reloading import Reloader
 from mesh.blobstash.peer import BlobstashPeer
 from mesh.blobstash.remote import Remote
-from mesh.config import PEERS_FILE, Address, Changes, Config, decode_changes, encode_changes
+from mesh.config import (
+    PEERS_FILE,
+    Address,
+    Changes,
+    Config,
+    Secret,
+    Sources,
+    decode_changes,
+    encode_changes,
+    read_keys,
+)
 from mesh.core.tree import Tree
-from mesh.errors import StoreError
+from mesh.errors import ConfigError, StoreError, one_line
 from mesh.node import Identity, Node
 from mesh.offload import Lane, Offload, Threads
 from mesh.server.app import Asgi, create_app
+from mesh.server.control import Control
 from mesh.server.serve import serve
+from mesh.status import Reloaded
 from mesh.store.directory import DataDirectory
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
 from mesh.transport.base import Replica, Sketches
 from mesh.transport.http import Http, HttpWire, credentials, new_client
 from mesh.transport.native import NativePeer
+from mesh.wire.control import CONTROL_FILE
+
+log = logging.getLogger("mesh")
 
 # Threads that hash and write: hashing releases the lock, so as many as cores are of use, and two
 # more keep the disk busy meanwhile.
@@ -48,6 +65,7 @@ class Parts:
     app: Asgi
     backend: str
     stop: anyio.Event
+    reload: Callable[[], Awaitable[Reloaded]]
 
     @property
     def identity(self) -> Identity:
@@ -56,8 +74,12 @@ class Parts:
 
 
 @asynccontextmanager
-async def assembled(config: Config, directory: DataDirectory, backend: str) -> AsyncIterator[Parts]:
+async def assembled(
+    config: Config, directory: DataDirectory, backend: str, sources: Sources | None = None
+) -> AsyncIterator[Parts]:
     """The parts of the node of `directory`; `backend` is asyncio or trio, as the loop that runs.
+
+    `sources`: where `config` came from, to be read again by `Parts.reload`.
 
     Nothing runs yet: see `run_until_stopped`. The connections to peers end with the context.
     """
@@ -81,7 +103,32 @@ async def assembled(config: Config, directory: DataDirectory, backend: str) -> A
         store = DiskStore(files, directory.path / "index.sqlite", Lane, work)
         changes, keep = kept_peers(directory, work)
         node = Node(config, identity, store, connect, work, Random(), changes, keep)  # noqa: S311 - jitter
-        yield Parts(node, create_app(node, backend, blobstash, stop), backend, stop)
+        reloader = Reloader(config, sources, node.membership, work)
+        data = str(directory.path.absolute())
+        control = Control(control_key(directory), data, reloader.keys, reloader.reload)
+        app = create_app(node, backend, blobstash, stop, control)
+        yield Parts(node, app, backend, stop, reloader.reload)
+
+
+def control_key(directory: DataDirectory) -> Secret | None:
+    """The key of whoever may change the node, made at its first start; None where none can be made.
+
+    ConfigError when the file is there and holds none.
+    """
+    data = directory.read(CONTROL_FILE)
+    file = directory.path / CONTROL_FILE
+    if data is None:
+        try:
+            directory.replace(CONTROL_FILE, secrets.token_hex(32).encode() + b"\n")
+        except StoreError as error:
+            log.warning("peers cannot be changed in this run: %s", one_line(error))
+            return None
+    elif file.stat().st_mode & 0o077:
+        log.warning("others can read %s; chmod 600 it", file)
+    try:
+        return read_keys(str(file))[0]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; delete {file} to have a new one made") from error
 
 
 def kept_peers(directory: DataDirectory, work: Offload) -> tuple[Changes, Keep]:

@@ -20,8 +20,9 @@ from mesh.status import (
 )
 from mesh.transport.client import NodeClient, node_client
 
-# States of a peer that is no replica beside the node, and is left out of what `sync` promises.
-_IGNORED = ("self", "duplicate")
+# States of a peer that is no replica beside the node, or is paused by an order: it is left out of
+# what `sync` promises, and named.
+_IGNORED = ("self", "duplicate", "paused")
 
 
 async def sync(node: Address, names: list[str], teller: Teller) -> bool:
@@ -38,7 +39,7 @@ async def sync(node: Address, names: list[str], teller: Teller) -> bool:
         _tell(stats, teller)
     counting = [stats for stats in results if stats.state not in _IGNORED]
     if not counting:
-        teller.error("no other node is among these peers; nothing was moved")
+        teller.error("none of these peers is another node that is not paused; nothing was moved")
     good = bool(counting) and all(stats.level for stats in counting)
     teller.ended(ok=good, peers=results)
     return good

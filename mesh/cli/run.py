@@ -11,7 +11,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import anyio
 from setproctitle import setproctitle
 
 from mesh.api.assembly import assembled, run_until_stopped
-from mesh.config import Config, redacted
-from mesh.errors import ConfigError, StoreError, one_line
+from mesh.config import Config, Sources, redacted
+from mesh.errors import ConfigError, MeshError, StoreError, one_line
 from mesh.racing import beside
 from mesh.server.descriptors import raise_limit
 from mesh.server.serve import bind, url_of
+from mesh.status import Reloaded
 from mesh.store.directory import DataDirectory
 
 log = logging.getLogger("mesh")
@@ -41,12 +43,19 @@ _SWITCH = 0.0002
 _COLLECT = (20_000, 20, 20)
 
 
-def run_node(config: Config, announce: Callable[[str], None]) -> None:
+def run_node(config: Config, sources: Sources, announce: Callable[[str], None]) -> None:
     """Run a node until SIGINT or SIGTERM. `announce` gets one line when it can be reached.
+
+    SIGHUP has it read `sources`, from which `config` came, again.
 
     Raises ConfigError when it cannot start, in one line that says why. What it was about to serve
     has not been changed then.
     """
+    early: list[int] = []
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # Until the node listens to signals; then it makes good for those that came before.
+        signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
+    hangups = _Hangups(os.isatty(0), early)
     raise_limit()
     host, port = config.endpoint()
     listener = bind(host, port)
@@ -62,7 +71,7 @@ def run_node(config: Config, announce: Callable[[str], None]) -> None:
     options: dict[str, Any] = {}
     if config.backend == "asyncio":
         options["use_uvloop"] = importlib.util.find_spec("uvloop") is not None
-    main = partial(_main, config, listener, directory, announce)
+    main = partial(_main, config, sources, hangups, listener, directory, announce)
     try:
         anyio.run(main, backend=config.backend, backend_options=options)
     except* OSError as errors:
@@ -78,19 +87,35 @@ def hide_keys(arguments: Sequence[str]) -> None:
         setproctitle(" ".join(("mesh", *shown[1:])))
 
 
+@dataclass(frozen=True)
+class _Hangups:
+    """`terminal`: the node was started on one. `early`: each SIGHUP before it could be followed."""
+
+    terminal: bool
+    early: Sequence[int]
+
+    @property
+    def terminal_gone(self) -> bool:
+        """Whether the terminal was closed, which is when the kernel sends a SIGHUP."""
+        return self.terminal and not os.isatty(0)
+
+
 async def _main(
     config: Config,
+    sources: Sources,
+    hangups: _Hangups,
     listener: socket.socket,
     directory: DataDirectory,
     announce: Callable[[str], None],
 ) -> None:
     url = url_of(listener)
-    async with assembled(config, directory, config.backend) as parts:
+    async with assembled(config, directory, config.backend, sources) as parts:
         who = f"{parts.identity.name} ({parts.identity.node_id.hex()})"
         announce(f"mesh node {who} listening on {url}, data in {config.data}")
         try:
             await beside(
-                partial(_until_signal, parts.stop), partial(run_until_stopped, parts, listener)
+                partial(_until_signal, parts.stop, parts.reload, hangups),
+                partial(run_until_stopped, parts, listener),
             )
         except (StoreError, OSError) as error:
             raise _cannot_start(error) from error
@@ -111,12 +136,36 @@ def _cannot_start(error: BaseException) -> ConfigError:
     return ConfigError(f"cannot start: {where}{why}")
 
 
-async def _until_signal(stop: anyio.Event) -> None:
-    """The first signal asks for a stop, the second one ends the process at once."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _until_signal(
+    stop: anyio.Event,
+    reload: Callable[[], Awaitable[Reloaded]],
+    hangups: _Hangups,
+) -> None:
+    """The first signal asks for a stop, the second one ends the process at once.
+
+    SIGHUP asks for a reload, unless it comes because the terminal has gone on which the node was
+    started: then it asks for a stop. `nohup` has it ignored, and that stays so.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    with anyio.open_signal_receiver(*numbers) as signals:
+        if hangups.early:
+            os.kill(os.getpid(), signal.SIGHUP)
         async for number in signals:
+            if number == signal.SIGHUP and not hangups.terminal_gone:
+                await _reload(reload)
+                continue
             if stop.is_set():
                 # Nothing acknowledged can be lost: it is durable before it is acknowledged.
                 os._exit(128 + number)
             log.info("stopping (%s)", signal.Signals(number).name)
             stop.set()
+
+
+async def _reload(reload: Callable[[], Awaitable[Reloaded]]) -> None:
+    """What has changed is logged where that is done; here is said why nothing has."""
+    try:
+        await reload()
+    except MeshError as error:
+        log.error("nothing is reloaded: %s", one_line(error))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mesh.cli.columns import folded
-from mesh.cli.words import count_text, size_text, span_text
+from mesh.cli.words import calls_from_text, count_text, size_text, span_text
 from mesh.errors import printable
 from mesh.status import InboundStatus, PeerStatus, Status
 
@@ -80,6 +80,8 @@ def _peer(peer: PeerStatus, paint: Paint) -> list[str]:
                           peer.send_bytes_per_second, peer.send_seconds_left)  # fmt: skip
     if peer.last_error:
         shown += folded(_INDENT + _error(peer), _INDENT * 2)
+    if peer.calls_from is not None:
+        shown += folded(_INDENT + calls_from_text(peer.name, peer.calls_from), _INDENT * 2)
     return shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mesh.core.words import count_text, size_text
+from mesh.errors import printable
 
 __all__ = ["count_text", "size_text", "span_text"]
 
@@ -20,3 +21,12 @@ def span_text(seconds: float) -> str:
 
 def _units(many: int, unit: str, few: int, below: str) -> str:
     return f"{many} {unit} {few} {below}" if few else f"{many} {unit}"
+
+
+def calls_from_text(name: str, source: str) -> str:
+    """What a person may do about a peer that does not answer and calls from another address."""
+    place = f"[{source}]" if ":" in source else source
+    return printable(
+        f"its id calls from {source} now, which is not proven; if it has moved there: "
+        f"mesh peers set-url {name} {place}:PORT"
+    )

@@ -23,8 +23,10 @@ from mesh.errors import (
 )
 from mesh.node import Node
 from mesh.server import admin, blobs, blobstash, differences, events, finding, lacking, peers
+from mesh.server import control as orders
 from mesh.server.answers import problem
 from mesh.server.auth import guard
+from mesh.server.control import Control
 from mesh.server.descriptors import Descriptors, spared
 from mesh.server.repairs.flow import Receive, Scope, Send, with_flow
 
@@ -33,10 +35,17 @@ log = logging.getLogger("mesh")
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def create_app(node: Node, backend: str, connect: blobstash.Connect, stop: anyio.Event) -> Asgi:
+def create_app(
+    node: Node,
+    backend: str,
+    connect: blobstash.Connect,
+    stop: anyio.Event,
+    control: Control | None = None,
+) -> Asgi:
     """The ASGI application of `node`; `backend` is asyncio or trio, as the loop that runs it.
 
     `connect` makes the way to a BlobStash server. `stop` is set when the node is to stop.
+    Without `control` nobody can give the node orders, and its keys stay as they are.
     """
     app: Quart = QuartTrio("mesh") if backend == "trio" else Quart("mesh")
     # Bodies are counted and timed where they are read, and answers may take as long as they make
@@ -50,10 +59,14 @@ def create_app(node: Node, backend: str, connect: blobstash.Connect, stop: anyio
     events.add_routes(app, node, stop)
     lacking.add_routes(app, node, stop)
     finding.add_routes(app, node, stop)
+    keys = node.config.accepted_keys
+    if control is not None:
+        orders.add_routes(app, node, control)
+        keys = control.keys
     if node.config.blobstash:
         blobstash.add_routes(app, node, connect)
     app.before_request(spared(Descriptors()))
-    app.before_request(guard(node.config.endpoint()[0], node.config.accepted_keys()))
+    app.before_request(guard(node.config.endpoint()[0], keys))
 
     async def failed(error: MeshError) -> Response:
         if isinstance(error, Full | ReadOnly):

@@ -16,12 +16,17 @@ from mesh.server.answers import problem
 _BLOBSTASH = "/api/"
 
 
-def guard(listen: str, keys: Sequence[Secret]) -> Callable[[], Awaitable[Response | None]]:
-    """A hook that lets a request pass (None) or answers in its place."""
+def guard(
+    listen: str, accepted: Callable[[], Sequence[Secret]]
+) -> Callable[[], Awaitable[Response | None]]:
+    """A hook that lets a request pass (None) or answers in its place.
+
+    `accepted`: the keys that count now.
+    """
     local = is_loopback(listen)
 
     async def check() -> Response | None:
-        if keys:
+        if keys := accepted():
             if not _known(keys):
                 return _unauthorized()
         elif local and (refusal := _browser()):

@@ -44,6 +44,7 @@ from mesh.status import (
 )
 from mesh.transport.http import Body, Http, Streamed, credentials, new_client, refused, words
 from mesh.transport.pace import CALL, GREETING, SILENCE, Paced, within
+from mesh.wire.control import CHALLENGE_PATH, HEADER, Challenge, proof
 from mesh.wire.frames import Frame, FrameReader
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE, BatchRequest, encode
 
@@ -366,6 +367,26 @@ class NodeClient:
         if verb is None:
             return await self._ask(kind, "GET", "/v1/scrub")
         return await self._ask(kind, "POST", f"/v1/scrub/{verb}")
+
+    async def peers(self, kind: type[T]) -> T:
+        """The peers of the node."""
+        return await self._ask(kind, "GET", "/v1/peers")
+
+    async def challenge(self) -> Challenge:
+        """What the node wants to see answered with its control key, before `control`."""
+        return await self._ask(Challenge, "POST", CHALLENGE_PATH)
+
+    async def control(
+        self, order: str, wanted: object, key: bytes, challenge: Challenge, kind: type[T]
+    ) -> T:
+        """Give the node an order, such as peers/add, with `wanted` as JSON.
+
+        `key` is the control key of the node, which is not sent (wire/control.py).
+        """
+        path, body = f"/v1/control/{order}", msgspec.json.encode(wanted)
+        shown = proof(key, challenge.nonce, "POST", path, body)
+        headers = {"content-type": "application/json", HEADER: f"{challenge.nonce} {shown}"}
+        return await self._ask(kind, "POST", path, body, headers)
 
     @asynccontextmanager
     async def _answered(

@@ -46,6 +46,10 @@ USELESS |= {"rich", "tomllib"}
         (["has", "0" * 64, "--node", "NOWHERE"], NODE | USELESS),
         (["show", "0" * 64, "--node", "NOWHERE"], NODE | USELESS),
         (["trees", "--node", "NOWHERE"], NODE | USELESS),
+        (["peers", "list", "--node", "NOWHERE"], NODE | USELESS),
+        (["peers", "add", "b", "--node", "NOWHERE"], NODE | USELESS),
+        (["reload", "--node", "NOWHERE"], NODE | USELESS),
+        (["config", "init"], NODE | USELESS | {"httpx", "anyio"}),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )

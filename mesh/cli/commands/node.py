@@ -39,7 +39,7 @@ def run_command(
 ) -> None:
     """Run a node in the foreground, until Ctrl-C or SIGTERM."""
     from mesh.cli import logs, run
-    from mesh.config import load
+    from mesh.config import Sources, load
 
     flags = flags_of(
         listen=listen, data=data, peers=peers, interval=interval, name=name, backend=backend,
@@ -49,7 +49,8 @@ def run_command(
     logs.start_logging(log_level, log_format)
     run.hide_keys(sys.argv)
     file = Path(config) if config is not None else None
-    run.run_node(load(file, os.environ, flags), lambda line: print(line, flush=True))
+    sources = Sources(file, dict(os.environ), flags)
+    run.run_node(load(*sources), sources, lambda line: print(line, flush=True))
 
 
 def flags_of(

@@ -1,0 +1,76 @@
+"""Reads the configuration of a running node again, and says what that changes.
+
+What takes effect: the peers, the keys that are accepted, and the keys that peers are shown. Every
+other setting belongs to what was put together at the start, and is named as waiting for a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from mesh.actors.membership import Configure, Membership
+from mesh.config import Config, Secret, Sources, is_loopback, load
+from mesh.errors import ConfigError
+from mesh.offload import Offload
+from mesh.settings import SETTINGS
+from mesh.status import Reloaded
+
+log = logging.getLogger("mesh")
+
+
+class Reloader:
+    """Owns the configuration that is in force. Reloads one at a time."""
+
+    def __init__(
+        self, config: Config, sources: Sources | None, membership: Membership, work: Offload
+    ) -> None:
+        """`config` is what the node was started with, `sources` where that came from, if known."""
+        self._started = config
+        self._config = config
+        self._sources = sources
+        self._membership = membership
+        self._work = work
+        self._one_at_a_time = anyio.Lock()
+
+    def keys(self) -> list[Secret]:
+        """The keys that are accepted now."""
+        return self._config.accepted_keys()
+
+    async def reload(self) -> Reloaded:
+        """Read the sources again; ConfigError when they are no good, and then nothing changes."""
+        if self._sources is None:
+            raise ConfigError("this node was not started from a file that could be read again")
+        async with self._one_at_a_time:
+            config = await self._work(load, *self._sources)
+            self._check(config)
+            peers = await self._membership.order(Configure(config))
+            before, self._config = self._config, config
+        changed = [peers] if peers else []
+        if config.accepted_keys() != before.accepted_keys():
+            count = len(config.accepted_keys())
+            changed.append(f"the keys that are accepted are changed, there are {count} now")
+        answer = Reloaded(changed=changed, restart=self._waiting(config))
+        log.info("reloaded: %s", answer.said)
+        return answer
+
+    def _check(self, config: Config) -> None:
+        """The node goes on listening where it does, whatever the new configuration says."""
+        host, _ = self._started.endpoint()
+        if not is_loopback(host) and not config.accepted_keys() and not self._started.insecure:
+            raise ConfigError(
+                f"without a key the node, which listens on {host}, would be open to everybody who "
+                "reaches it; restart it to have it listen elsewhere"
+            )
+
+    def _waiting(self, config: Config) -> list[str]:
+        """The settings that differ from those with which the node was started."""
+        waiting = [
+            key
+            for key, setting in SETTINGS.items()
+            if not setting.reloads and getattr(config, key) != getattr(self._started, key)
+        ]
+        if config.shared_secret() != self._started.shared_secret():
+            waiting.append("the key of the sketches (until then some rounds take longer)")
+        return waiting
