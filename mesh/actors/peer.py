@@ -9,7 +9,7 @@ and what is known of it; `actors.round` moves blobs. What is left for the actor:
 - It tells the standing what happened, in the order in which it happened: what the greeting showed,
   how the round ended, what became of announcements, what the peer said by itself.
 - It tells the scheduler when a round is over, how it went, and when to look again.
-- It remembers who the peer is (its node id, its run, its name), since an address is only a hint.
+- It remembers who the peer is (`actors.acquaintance`), since an address is only a hint.
 
 A round has four parts: `_greet` (one request, which ends most rounds), `Round.run`, `_summary` and
 the report to the scheduler. An error anywhere ends the round, and is shown as the last error.
@@ -25,6 +25,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from mesh.actors.acquaintance import IGNORED, Acquaintance
 from mesh.actors.actor import Mailbox
 from mesh.actors.announcer import Announcer
 from mesh.actors.differing import Differences
@@ -35,15 +36,15 @@ from mesh.actors.roster import Role, Roster
 from mesh.actors.round import Limits, Round
 from mesh.actors.scheduler import Scheduler
 from mesh.actors.showing import Showing
+from mesh.actors.summing import kind_of, next_round, outcome
 from mesh.config import Address
-from mesh.core.claims import LEASE
 from mesh.core.digest import Digest
 from mesh.core.failing import Side
 from mesh.core.holder import Anonymous, Configured, Holder
-from mesh.core.standing import Event, Outcome, Standing
+from mesh.core.standing import Event, Standing
 from mesh.core.tree import Tree
 from mesh.dates import Dates
-from mesh.errors import MeshError, PeerError, Refused, Unreachable, one_line, printable
+from mesh.errors import MeshError, PeerError, Refused, one_line
 from mesh.status import ErrorRow, PeerStatus, RoundStats
 from mesh.transport.base import Meeting, Replica
 from mesh.wire.messages import Hello, StandingReply, StandingRequest
@@ -57,19 +58,6 @@ _ROOM = 1
 # A peer that has not pulled from us for this many intervals does not list us, or cannot reach
 # us: then what it lacks is pushed.
 _SILENT_INTERVALS = 3
-
-# What the greeting can show of a peer that is not to be compared with.
-_IGNORED = {
-    Event.SELF: "this node itself",
-    Event.DUPLICATE: "another address of a peer already listed",
-}
-_COPIED = {Event.CLONE: "this node's", Event.TWIN: "another peer's"}
-_STRANGE = {
-    Role.SELF: Event.SELF,
-    Role.CLONE: Event.CLONE,
-    Role.TWIN: Event.TWIN,
-    Role.DUPLICATE: Event.DUPLICATE,
-}
 
 
 @dataclass(frozen=True)
@@ -87,17 +75,6 @@ class Host:
     hello: Callable[[], Hello]
     interval: float
     released: Callable[[Peer], bool]
-
-
-class _Copied(Refused):
-    """The peer has the id of another node: one data directory is a copy of the other."""
-
-    def __init__(self, place: str, event: Event, node: bytes) -> None:
-        super().__init__(
-            f"{place} has {_COPIED[event]} id {node.hex()}: one data directory is a copy of the "
-            "other; delete node.json in one of them and restart that node"
-        )
-        self.event = event
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +109,7 @@ class Peer:
         self._mailbox: Mailbox[_Wish, RoundStats] = Mailbox(
             f"the peer actor of {address.place}", _ROOM, MeshError
         )
-        self._hello: Hello | None = None
-        self._name: str | None = None
+        self._who = Acquaintance(address)
         self._called_from: str | None = None
         self._round: Round | None = None
         # Of the round that runs, if one does: what cancels it, and what tells that it is over.
@@ -146,12 +122,12 @@ class Peer:
     @property
     def name(self) -> str:
         """What it is called: as configured, else by its own name once met, else its address."""
-        return self.address.name or self._name or self.address.place
+        return self._who.name
 
     @property
     def node(self) -> bytes | None:
         """Its node id, once met."""
-        return self._hello.node if self._hello is not None else None
+        return self._who.node
 
     @property
     def counts(self) -> bool:
@@ -207,7 +183,7 @@ class Peer:
             self.name,
             self.address.url,
             self.direction,
-            self._hello,
+            self._who.hello,
             self._round,
             self.announcer.tally,
             root,
@@ -361,11 +337,11 @@ class Peer:
 
     def heard(self, hello: Hello) -> None:
         """The peer said how it stands, in an answer to a request of ours."""
-        if self._changed(hello) and self.standing.restarted():
+        if self._who.changed(hello) and self.standing.restarted():
             self._look_again()
         if self.node != hello.node:
             return  # the next round makes its acquaintance
-        self._acquainted(hello)
+        self._who.spoke(hello)
         if hello.root is not None:
             self.standing.heard(Digest(hello.root))
         self._look()
@@ -389,16 +365,6 @@ class Peer:
     def _look_again(self) -> None:
         """A round at once: the peer was thought to be well, and maybe is not."""
         self._host.scheduler.hint(self, 0.0)
-
-    def _changed(self, hello: Hello) -> bool:
-        """Whether another node speaks than the one that we knew, or another run of its process."""
-        known = self._hello
-        return known is not None and (known.node, known.instance) != (hello.node, hello.instance)
-
-    def _acquainted(self, hello: Hello) -> bool:
-        """Take in who speaks; whether that has changed."""
-        changed, self._hello = self._changed(hello), hello
-        return changed
 
     # --- the actor ---------------------------------------------------------------------------
 
@@ -479,34 +445,17 @@ class Peer:
 
     def _greet(self, meeting: Meeting) -> Event:
         """Take in what the peer said of itself, and what it turned out to be."""
+        role = Role.PEER
         if meeting.hello is not None:
-            self._introduced(meeting.hello)
-        event = self._recognised(meeting)
-        if event in _COPIED:
-            raise _Copied(self.address.place, event, self.node or b"")
-        if event in _IGNORED and self.standing.state != event.value:
-            log.warning("peer %s is %s; ignoring it", self.address.place, _IGNORED[event])
+            if self._who.introduced(meeting.hello):
+                self.standing.restarted()  # and looked at right now
+            role = self._host.roster.recognise(self, meeting.hello)
+        event = self._who.shown(role, meeting)
+        if event in IGNORED and self.standing.state != event.value:
+            log.warning("peer %s is %s; ignoring it", self.address.place, IGNORED[event])
         self.standing.met(event, meeting.root, anyio.current_time())
         self._look()
         return event
-
-    def _introduced(self, hello: Hello) -> None:
-        known = self._hello
-        if self._acquainted(hello):
-            self.standing.restarted()  # and looked at right now
-        if hello.name is not None:  # it is told once
-            self._name = printable(hello.name) or None
-        elif known is not None and known.node != hello.node:
-            self._name = None  # another node has taken the place
-
-    def _recognised(self, meeting: Meeting) -> Event:
-        if meeting.hello is not None:
-            role = self._host.roster.recognise(self, meeting.hello)
-            if role is not Role.PEER:
-                return _STRANGE[role]
-        if not meeting.ready:
-            return Event.STARTING
-        return Event.EQUAL if meeting.equal else Event.DIFFERS
 
     def _never_pulls(self, meeting: Meeting) -> bool:
         silence = _SILENT_INTERVALS * self._host.interval
@@ -521,57 +470,30 @@ class Peer:
         # What was compared was the set of the run that greeted us. Another one may have lost it.
         proven = run.proven
         if run.hello is not None:
-            proven = proven and not self._changed(run.hello)
+            proven = proven and not self._who.changed(run.hello)
             if run.hello.node == self.node and run.hello.root is not None:
-                self._acquainted(run.hello)
+                self._who.spoke(run.hello)
                 theirs, count = Digest(run.hello.root), run.hello.count
         ledger, tally = run.ledger, run.ledger.tally
         if ledger.error is not None:
             raise ledger.error
-        tree = self._host.keeper.ready_tree()
-        ours = tree.root
-        there = 0 if theirs == ours else ledger.left_there
-        why = ledger.reasons()
-        # What passes by itself is no error: blobs on their way, with something moved already.
-        good = self._host.keeper.disk.condition.good
-        lasts = tally.refusal or not (good and (tally.fetched or tally.sent))
-        outcome = Outcome(
-            proven=proven,
-            ours=ours,
-            theirs=theirs,
-            left_here=ledger.left_here,
-            left_there=there,
-            left_bytes=run.weight.left(),
-            known=ledger.explains((run.own_count, len(tree)), (run.count, count)),
-            pulled=good,
-            over_limit=tally.over_limit,
-            reasons=why if lasts else (),
-        )
-        unproven = self.standing.ended(outcome, anyio.current_time())
-        self._come_back(run, unproven=unproven, mute=meeting.hello is None)
+        found = outcome(run, self._host.keeper, theirs, count, proven=proven)
+        unproven = self.standing.ended(found, anyio.current_time())
+        mute = meeting.hello is None
+        again = next_round(ledger, unproven=unproven, mute=mute)
+        if again is not None:
+            self._host.scheduler.hint(self, again)
         if tally.fetched or tally.sent:
             log.info("round with %s: %d blobs here, %d there", self.name, tally.fetched, tally.sent)
         return self._stats(
             proven=proven,
-            missing_here=ledger.left_here,
-            missing_there=there,
+            missing_here=found.left_here,
+            missing_there=found.left_there,
             baseline_there=ledger.baseline_there,
             seconds=anyio.current_time() - began,
-            reasons=why,
+            reasons=ledger.reasons(),
             **msgspec.structs.asdict(tally),
         )
-
-    def _come_back(self, run: Round, *, unproven: bool, mute: bool) -> None:
-        """Ask for the next round, where this one left something that it can do."""
-        ledger = run.ledger
-        if ledger.more or unproven or (mute and ledger.tally.sent):
-            # A peer that cannot tell how it stands afterwards (`mute`) is asked again soon.
-            self._host.scheduler.hint(self)
-        elif ledger.wish:
-            self._host.scheduler.hint(self, ledger.wish)
-        elif ledger.elsewhere and ledger.left_here:
-            # Should the other one hang, its claims are over by then.
-            self._host.scheduler.hint(self, LEASE)
 
     def _failed(self, error: MeshError) -> tuple[RoundStats, float | None]:
         """A round failed: what it did nevertheless, and how long to wait for the next."""
@@ -582,7 +504,7 @@ class Peer:
         # it all anew and hang with it for ever.
         left = self._round is not None and self._round.ledger.left_here
         retry_after = self.standing.failed(
-            _kind(error),
+            kind_of(error),
             text,
             anyio.current_time(),
             wish=error.retry_after if isinstance(error, Refused) else None,
@@ -603,14 +525,6 @@ class Peer:
             error=error,
             **facts,
         )
-
-
-def _kind(error: MeshError) -> Event:
-    if isinstance(error, _Copied):
-        return error.event
-    if isinstance(error, Unreachable):
-        return Event.UNREACHABLE
-    return Event.REFUSED if isinstance(error, Refused) else Event.BROKEN
 
 
 def _since(moment: float | None) -> float | None:
