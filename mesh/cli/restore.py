@@ -133,7 +133,7 @@ class Restorer:
                     yield output
                     output.complete()
                 except BaseException:
-                    self._on_bytes(output.left - entry.size)
+                    self._on_bytes(-output.written)
                     raise
                 finally:
                     # Before the file has its name: on NFS, writes may fail as late as here.
@@ -227,34 +227,36 @@ class Restorer:
 
 
 class Output:
-    """The bytes of one file on their way to the disk, counted and hashed; `left` are to come."""
+    """The bytes of one file on their way to the disk, counted and hashed."""
 
     def __init__(
         self, entry: File, temporary: bytes, parent: int, on_bytes: Callable[[int], None]
     ) -> None:
         self._entry = entry
         self._on_bytes = on_bytes
-        self.left = entry.size
+        self.written = 0
+        self._left = entry.size
         self._hasher = new_hasher()
         with _explained(entry.path):
             self._descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
 
     def write(self, chunk: bytes) -> None:
         """Append `chunk`; Corrupt at the first byte too many, so that nobody fills the disk."""
-        self.left -= len(chunk)
-        if self.left < 0:
+        self._left -= len(chunk)
+        if self._left < 0:
             raise self._corrupt("there are more bytes")
         self._hasher.update(chunk)
         rest = memoryview(chunk)
         with _explained(self._entry.path):
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
+        self.written += len(chunk)
         self._on_bytes(len(chunk))
 
     def complete(self) -> None:
         """All is written: Corrupt unless it is the entry's blob. Sets the mode."""
-        if self.left:
-            raise self._corrupt(f"{self.left} bytes are missing")
+        if self._left:
+            raise self._corrupt(f"{self._left} bytes are missing")
         if self._hasher.digest() != self._entry.digest:
             raise self._corrupt("the digest differs")
         # The file is ours, so a refusal means that this file system has no modes (FAT).

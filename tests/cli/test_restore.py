@@ -613,3 +613,28 @@ def test_placing_without_hard_links(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == ["f", "temporary"]
     finally:
         os.close(parent)
+
+
+# --- how much is there ---------------------------------------------------------------------------
+
+
+def test_bytes_count_once_and_only_those_of_the_tree(into: Path) -> None:
+    """What is there already counts when it is read; what is something else, or broken off, not."""
+    same, other, wrong = a_file(b"a"), a_file(b"b"), a_file(b"c")
+    into.mkdir()
+    (into / "a").write_bytes(HELLO)
+    (into / "b").write_bytes(b"jello")
+    counted: list[int] = []
+    with Restorer(into, tree(same, other, wrong), force=True, on_bytes=counted.append) as restorer:
+        (into / "a").chmod(same.mode)
+        (into / "b").chmod(other.mode)
+        assert restorer.has(same)
+        assert sum(counted) == 5
+        assert not restorer.has(other)
+        assert sum(counted) == 5
+        write(restorer, other, b"hel", b"lo")
+        assert sum(counted) == 10
+        for chunks in ([b"jel", b"lo"], [b"hel"], [b"hello", b"!"]):
+            with pytest.raises(Corrupt):
+                write(restorer, wrong, *chunks)
+            assert sum(counted) == 10, chunks
