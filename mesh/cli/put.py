@@ -25,8 +25,10 @@ import msgspec
 from anyio import to_thread
 
 from mesh.cli.exclude import exclusion
+from mesh.cli.forms import Form
+from mesh.cli.putting.display import Display
 from mesh.cli.putting.outcome import Outcome
-from mesh.cli.putting.printing import flush, print_digests
+from mesh.cli.putting.printing import Printer
 from mesh.cli.putting.reading import Reader
 from mesh.cli.putting.sending import Sender
 from mesh.cli.putting.showing import show
@@ -37,6 +39,7 @@ from mesh.cli.putting.survey import Survey
 from mesh.cli.putting.watching import Watcher
 from mesh.cli.record import Record, record_file
 from mesh.cli.stamp import now_ns
+from mesh.cli.teller import Teller
 from mesh.cli.walk import Found, nothing, walk
 from mesh.config import Address
 from mesh.core.digest import digest_of
@@ -44,6 +47,7 @@ from mesh.core.manifest import encode
 from mesh.core.snapshot import Snapshot
 from mesh.dates import TIME_OF_DAY
 from mesh.errors import InputError, printable
+from mesh.racing import beside
 from mesh.transport.client import NodeClient, node_client
 
 
@@ -66,12 +70,14 @@ async def put(
     options: Options,
     watcher: Watcher | None = None,
     clock: Callable[[], int] = now_ns,
+    printer: Printer | None = None,
 ) -> bool:
     """The command; whether everything could be put.
 
     `watcher` is told how it gets on; `clock` is that of the files' times, in ns since 1970.
     """
     watcher = watcher or Watcher()
+    printer = printer or Printer(Teller(Form(), "put", "files"))
     if options.tree:
         await to_thread.run_sync(_all_directories, paths)
         for path in paths:
@@ -83,17 +89,31 @@ async def put(
         excluded = nothing
     walked = partial(walk, excluded=excluded, one_file_system=options.one_file_system)
     if options.dry_run:
-        return await to_thread.run_sync(show, paths, walked)
+        return await to_thread.run_sync(show, paths, walked, printer)
+    watcher.begins(paths, walked)
     good = True
     async with node_client(node) as client:
         with ExitStack() as stack:
             command: _Put | None = None
             for run in _runs(paths, apart=options.tree):
                 if run == [STDIN]:
-                    await put_standard_input(client, watcher)
+                    await put_standard_input(client, watcher, printer)
                     continue
-                command = command or await _begun(client, options, watcher, clock, stack)
+                if command is None:
+                    command = await _begun(client, options, watcher, printer, clock, stack)
                 good = await command.run(run, walked) and good
+    return good
+
+
+async def shown(node: Address, paths: Sequence[str], options: Options, teller: Teller) -> bool:
+    """`put`, of which `teller` shows how far it is and how it ended."""
+    display, printer = Display(), Printer(teller)
+    work = partial(put, node, paths, options, display, printer=printer)
+    if teller.watched:
+        work = partial(beside, display.count, work)
+    good = await teller.over(work, display.progress)
+    listed = {"put": printer.put} if teller.keeps else {}
+    teller.ended(ok=good, **display.counts(), trees=printer.trees, **listed)
     return good
 
 
@@ -124,12 +144,14 @@ class _Put:
         client: NodeClient,
         options: Options,
         watcher: Watcher,
+        printer: Printer,
         reader: Reader,
         record: Record | None,
     ) -> None:
         self._client = client
         self._options = options
         self._watcher = watcher
+        self._printer = printer
         self._record = record
         self._reader = reader
 
@@ -137,7 +159,7 @@ class _Put:
         """Put these paths, with a manifest of each if that is wanted; whether all was well."""
         tree = self._options.tree
         snapshot = begun(paths[0], self._options.tag, TIME_OF_DAY()) if tree else None
-        outcome = Outcome(self._watcher, tree=tree)
+        outcome = Outcome(self._watcher, self._printer, tree=tree)
         sender = Sender(self._client, outcome, self._watcher)
         walks = ((path, walked(path)) for path in paths)
         # Who does not trust the record may still add to it.
@@ -162,15 +184,15 @@ class _Put:
         digest = digest_of(data)
         if await self._client.lacking([digest]):
             await self._client.put_named(digest, data)
-        print_digests([(digest, place)])
-        flush()
-        await put_snapshot(self._client, snapshot, digest, outcome.entries, place)
+        self._printer.tree(digest, place)
+        await put_snapshot(self._client, self._printer, snapshot, digest, outcome.entries, place)
 
 
 async def _begun(
     client: NodeClient,
     options: Options,
     watcher: Watcher,
+    printer: Printer,
     clock: Callable[[], int],
     stack: ExitStack,
 ) -> _Put:
@@ -179,7 +201,8 @@ async def _begun(
     record = await to_thread.run_sync(_record, about.node_id)
     if record is not None:
         stack.callback(record.close)
-    return _Put(client, options, watcher, Reader(watcher, about.max_blob_bytes, clock), record)
+    reader = Reader(watcher, about.max_blob_bytes, clock)
+    return _Put(client, options, watcher, printer, reader, record)
 
 
 def _record(node_id: str) -> Record | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -120,6 +121,16 @@ class Teller:
         """Whether anybody sees how far it is: otherwise nobody need find out."""
         return bool(self._displays)
 
+    @property
+    def for_program(self) -> bool:
+        """Whether standard output is for a program."""
+        return self._form.machine
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the object at the end has all that was put, since no event told of it."""
+        return self._form.json
+
     def update(self, progress: Progress) -> None:
         """It is so far now. Cheap: call it as often as something is done."""
         self._progress = progress
@@ -137,19 +148,26 @@ class Teller:
         for display in self._displays:
             display.look(view)
 
-    async def over(self, work: Callable[[], Awaitable[T]]) -> T:
-        """The outcome of `work()`; meanwhile time passes, also when nothing is done."""
+    async def over(
+        self, work: Callable[[], Awaitable[T]], look: Callable[[], Progress] | None = None
+    ) -> T:
+        """The outcome of `work()`; meanwhile time passes, also when nothing is done.
+
+        `look` is asked how far it is, for work that does not say so itself.
+        """
         if not self._displays:
             return await work()
         from mesh.racing import beside
 
-        return await beside(self._ticking, work)
+        return await beside(partial(self._ticking, look), work)
 
-    async def _ticking(self) -> None:
+    async def _ticking(self, look: Callable[[], Progress] | None) -> None:
         import anyio
 
         while True:
             await anyio.sleep(_FRAME)
+            if look is not None:
+                self._progress = look()
             self.tick()
 
     # --- what is said --------------------------------------------------------------------------
@@ -184,8 +202,16 @@ class Teller:
 
     def event(self, name: str, **fields: Any) -> None:
         """A line for `--json-lines`."""
+        self.events(name, [fields])
+
+    def events(self, name: str, many: Iterable[dict[str, Any]]) -> None:
+        """Lines for `--json-lines`, in one write."""
         if self._form.lines:
-            self._object(name, **fields)
+            self._objects(name, many)
+
+    def flush(self) -> None:
+        """Show what was written, to whoever waits for it."""
+        sys.stdout.buffer.flush()
 
     def ended(self, *, ok: bool, **fields: Any) -> None:
         """How it went, for the object at the end."""
@@ -224,9 +250,13 @@ class Teller:
         )
 
     def _object(self, name: str, **fields: Any) -> None:
+        self._objects(name, [fields])
+
+    def _objects(self, name: str, many: Iterable[dict[str, Any]]) -> None:
         seconds = round(self._clock() - self._began, 3)
         head = {"event": name, "command": self._command, "seconds": seconds}
-        sys.stdout.buffer.write(msgspec.json.encode({**head, **fields}) + b"\n")
+        lines = [msgspec.json.encode({**head, **fields}) + b"\n" for fields in many]
+        sys.stdout.buffer.write(b"".join(lines))
         sys.stdout.flush()
 
 

@@ -196,6 +196,71 @@ def test_a_restored_tree_is_told_as_an_object(node: NodeProcess, tmp_path: Path)
     assert "'small 3': something else is there" in failed["errors"][0]
 
 
+# --- putting -------------------------------------------------------------------------------------
+
+
+def test_a_put_shows_how_much_there_is_and_its_lines_are_whole(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    """On a terminal that has the lines as well; the node takes the large file slowly."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(3):
+        (tree / f"a{number}").write_bytes(b"put %d" % number)
+    (tree / "large").write_bytes(LARGE[1:])
+    size = 3 * 5 + len(LARGE) - 1
+    with screen(100) as terminal, Valve(node.place, 0) as valve:
+        put = ["put", "--tree", tree, "--node", valve.place]
+        command = begun(*put, stdout=terminal.end, stderr=terminal.end)
+        until(lambda: "of 9.6 MiB" in terminal.frames[-1])
+        assert "0 of 4 files" in terminal.frames[-1]
+        assert terminal.frames[-1].startswith("putting")
+        valve.open()
+        assert command.wait(30) == 0
+        lines = terminal.shown.splitlines()
+    plain = mesh("put", "--tree", tree, "--node", node.url)
+    assert lines[:5] == plain.stdout.decode().splitlines()[:5]
+
+    events = mesh("put", "--tree", tree, "--node", node.url, "--json-lines").stdout
+    *files, made, taken, last = map(json.loads, events.splitlines())
+    assert [(each["event"], each["path"]) for each in files] == [
+        ("file", f"{tree}/{name}") for name in ("a0", "a1", "a2", "large")
+    ]
+    assert files[0]["digest"] == digest_of(b"put 0").hex()
+    assert (files[0]["size"], files[3]["size"]) == (5, len(LARGE) - 1)
+    assert made["event"] == "tree"
+    assert {"ok": True, "files": 4, "bytes": size, "failed_files": 0}.items() <= last.items()
+    assert "put" not in last
+    whole = json.loads(mesh("put", "--tree", tree, "--node", node.url, "--json").stdout)
+    keys = ("digest", "path", "size")
+    assert whole["put"] == [{key: each[key] for key in keys} for each in files]
+    (told,) = last["trees"]
+    assert (told["digest"], told["path"]) == (made["digest"], f"{tree}/")
+    assert (told["snapshot"], told["time"]) == (taken["digest"], taken["time"])
+    assert whole["trees"][0]["digest"] == made["digest"]
+
+
+def test_a_put_that_fails_for_some_says_so_in_its_object(node: NodeProcess, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9")).write_bytes(b"odd")
+    os.mkfifo(tmp_path / "fifo")
+    missing = tmp_path / "missing"
+    done = mesh("put", tmp_path, missing, "--json", "--node", node.url)
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert {"ok": False, "files": 1, "failed": 1, "failed_files": 1}.items() <= told.items()
+    assert told["errors"] == [f"{missing}: No such file or directory"]
+    assert bytes.fromhex(told["put"][0]["path_hex"]) == bytes(tmp_path) + b"/caf\xe9"
+    assert b"fifo: is a FIFO; left out" in done.stderr
+    done = mesh("put", tmp_path, missing, "-q", "--node", node.url)
+    assert done.stderr.decode() == f"mesh: {missing}: No such file or directory\n"
+    assert done.stdout.count(b"\n") == 1
+    done = mesh("put", "-", "--json", "--node", node.url, stdin=b"from a pipe")
+    (put,) = json.loads(done.stdout)["put"]
+    assert put == {"digest": digest_of(b"from a pipe").hex(), "path": "-", "size": 11}
+    done = mesh("put", "--dry-run", tmp_path, "--json", "--node", "nowhere")
+    assert [each["size"] for each in json.loads(done.stdout)["put"]] == [3]
+
+
 # --- levelling -----------------------------------------------------------------------------------
 
 

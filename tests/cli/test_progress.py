@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mesh.cli.forms import Form
 from mesh.cli.missing import Levelling
 from mesh.cli.progress import WINDOW, Meter, Progress, View, time_text
+from mesh.cli.putting.display import Display
 from mesh.cli.streams import Outlet
 from mesh.cli.teller import Teller
 from mesh.errors import Corrupt, InputError
@@ -128,6 +129,35 @@ def test_levelling_counts_what_moved_since_it_began_and_what_is_missing() -> Non
     assert unknown == Progress("levelling", 15, None, 15 * 1024, None)
     restarted = levelling.seen([peer(0, 0, 3, 4)])
     assert restarted == Progress("levelling", 0, 7, 0, 7 * 1024)
+
+
+# --- putting -------------------------------------------------------------------------------------
+
+
+def test_a_put_shows_what_is_durable_and_the_part_of_what_is_on_its_way() -> None:
+    display = Display()
+    display.done(3, 30 * MIB)
+    assert display.progress() == Progress("putting", 3, None, 30 * MIB, None)
+    # Small files are read while others are sent.
+    display.hashed(8 * MIB)
+    display.sent(2 * MIB)
+    assert display.progress() == Progress("putting", 3, None, 32 * MIB, None)
+    display.done(8, 8 * MIB)
+    assert display.progress() == Progress("putting", 11, None, 38 * MIB, None)
+    # A large one is hashed first, and sent then.
+    for _ in range(100):
+        display.hashed(MIB)
+    assert display.progress() == Progress("hashing", 11, None, 138 * MIB, None)
+    display.sent(10 * MIB)
+    assert display.progress() == Progress("putting", 11, None, 48 * MIB, None)
+    display.sent(90 * MIB)
+    display.done(1, 100 * MIB)
+    display.failed(1)
+    assert display.progress() == Progress("putting", 12, None, 138 * MIB, None)
+    assert display.counts() == {
+        "files": 12, "bytes": 138 * MIB, "failed_files": 1,
+        "hashed_bytes": 108 * MIB, "sent_bytes": 102 * MIB,
+    }  # fmt: skip
 
 
 # --- which form ----------------------------------------------------------------------------------

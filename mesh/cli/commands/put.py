@@ -14,9 +14,12 @@ from mesh.cli.commands.common import (
     exit_unless,
     node_at,
 )
+from mesh.cli.commands.told import told
+from mesh.cli.forms import Form
 from mesh.errors import InputError
 
 
+@told
 def put_command(
     paths: Annotated[
         list[str] | None, typer.Argument(help="files, directories, - for stdin")
@@ -49,9 +52,12 @@ def put_command(
     ] = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
+    *,
+    form: Form,
 ) -> None:
     """Store files; prints "DIGEST  PATH" for each, durable when printed."""
     from mesh.cli import put
+    from mesh.cli.teller import Teller
 
     if not paths:
         raise InputError("nothing to put: name files or directories")
@@ -69,4 +75,6 @@ def put_command(
         exclude_from=exclude_from or (),
         tag=tag,
     )
-    exit_unless(RUNNER.run(put.put, node_at(node, key_file), paths, options))
+    with Teller(form, "put", "files") as teller:
+        good = RUNNER.run(put.shown, node_at(node, key_file), paths, options, teller)
+    exit_unless(good)

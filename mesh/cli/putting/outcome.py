@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.cli.putting.printing import print_digests, tell
+from mesh.cli.putting.printing import Printer
 from mesh.cli.putting.reading import Aside, File, Trouble
 from mesh.cli.putting.watching import Watcher
 from mesh.cli.walk import Found, FoundDirectory, FoundFile, FoundLink, Skipped, Unreadable
@@ -15,9 +15,10 @@ from mesh.errors import Refused, one_line
 class Outcome:
     """Prints what is done, complains of what is not, and gathers the entries of a manifest."""
 
-    def __init__(self, watcher: Watcher, *, tree: bool) -> None:
+    def __init__(self, watcher: Watcher, printer: Printer, *, tree: bool) -> None:
         """`tree`: gather entries."""
         self._watcher = watcher
+        self._printer = printer
         self._tree = tree
         self.entries: list[manifest.Entry] = []
         # Whether the path itself could not be read.
@@ -26,7 +27,7 @@ class Outcome:
 
     def done(self, files: Sequence[File]) -> None:
         """Files are durable at the node."""
-        print_digests((file.digest, file.found.source) for file in files)
+        self._printer.digests((file.digest, file.found.source, file.size) for file in files)
         self._watcher.done(len(files), sum(file.size for file in files))
         if self._tree:
             self.entries += [
@@ -52,14 +53,14 @@ class Outcome:
         """A file could not be put."""
         self.failed = True
         self._watcher.failed(1)
-        tell(source, reason)
+        self._printer.failed(source, reason)
 
     def _aside(self, found: Found) -> None:
         match found:
             case Skipped():
                 # Part of a tree, these are left out as docs/manifest.md says; named by the user,
                 # they are what he wanted to put.
-                tell(found.source, f"{found.reason}; left out")
+                self._printer.skipped(found.source, found.reason)
                 self.failed = self.failed or not found.path
             case Unreadable():
                 self.root_failed = self.root_failed or not found.path

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mesh.cli.putting.printing import print_line, tell
+from mesh.cli.putting.printing import Printer
 from mesh.cli.putting.standard_input import STDIN
 from mesh.cli.walk import Found, FoundFile, Skipped, Unreadable
 
 
-def show(paths: Sequence[str], walked: Callable[[str], Iterator[Found]]) -> bool:
+def show(paths: Sequence[str], walked: Callable[[str], Iterator[Found]], printer: Printer) -> bool:
     """A line for each file that would be put: its size and its name. Nothing is read.
 
     Returns whether everything could be looked at.
@@ -17,15 +17,15 @@ def show(paths: Sequence[str], walked: Callable[[str], Iterator[Found]]) -> bool
     good = True
     for path in paths:
         if path == STDIN:
-            print_line(f"{'?':>14}  ".encode(), STDIN.encode())
+            printer.size(None, STDIN.encode())
             continue
         for found in walked(path):
             match found:
                 case FoundFile():
-                    print_line(f"{found.size:>14}  ".encode(), found.source)
+                    printer.size(found.size, found.source)
                 case Skipped():
-                    tell(found.source, f"{found.reason}; left out")
+                    printer.skipped(found.source, found.reason)
                 case Unreadable():
                     good = False
-                    tell(found.source, found.reason)
+                    printer.failed(found.source, found.reason)
     return good

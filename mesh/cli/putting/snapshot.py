@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesh.cli.putting.printing import flush, print_digests
+from mesh.cli.putting.printing import Printer
 from mesh.core.digest import Digest, digest_of
 from mesh.core.manifest import Entry, File
 from mesh.core.snapshot import MAX_COUNT, MAX_HOST, Snapshot, encode
@@ -37,15 +37,19 @@ def begun(path: str, tag: str | None, now: float) -> Snapshot:
 
 
 async def put_snapshot(
-    client: NodeClient, begun: Snapshot, manifest: Digest, entries: Sequence[Entry], place: bytes
+    client: NodeClient,
+    printer: Printer,
+    begun: Snapshot,
+    manifest: Digest,
+    entries: Sequence[Entry],
+    place: bytes,
 ) -> None:
     """Put the snapshot of a manifest that is durable, and print its line: PLACE@TIME."""
     sizes = [entry.size for entry in entries if isinstance(entry, File)]
     whole = msgspec.structs.replace(begun, manifest=manifest, files=len(sizes), bytes=sum(sizes))
     data = encode(whole)
     checked(await client.put_stream(data, len(data)), digest_of(data))
-    print_digests([(digest_of(data), place + b"@" + whole.time.encode())])
-    flush()
+    printer.snapshot(digest_of(data), place, whole.time)
 
 
 def _host() -> str:

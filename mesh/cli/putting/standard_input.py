@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from mesh.cli.putting.printing import flush, print_digests
+from mesh.cli.putting.printing import Printer
 from mesh.cli.putting.watching import Watcher
 from mesh.cli.streams import Input
 from mesh.core.digest import Digest, new_hasher
@@ -16,7 +16,7 @@ STDIN = "-"
 _PIECE = 512 * 1024
 
 
-async def put_standard_input(client: NodeClient, watcher: Watcher) -> None:
+async def put_standard_input(client: NodeClient, watcher: Watcher, printer: Printer) -> None:
     """One blob from standard input, however long whoever writes it pauses."""
     hasher = new_hasher()
     size = 0
@@ -33,6 +33,5 @@ async def put_standard_input(client: NodeClient, watcher: Watcher) -> None:
     stored = await client.put_stream(hashed(), None)
     digest = Digest(hasher.digest())
     checked(stored, digest)
-    print_digests([(digest, STDIN.encode())])
-    flush()
+    printer.digests([(digest, STDIN.encode(), size)])
     watcher.done(1, size)

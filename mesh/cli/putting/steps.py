@@ -14,7 +14,6 @@ from anyio import create_memory_object_stream, create_task_group, to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mesh.cli.putting.outcome import Outcome
-from mesh.cli.putting.printing import flush
 from mesh.cli.putting.reading import File, Group, Hashed, Job, Reader, Trouble
 from mesh.cli.putting.sending import Sender
 from mesh.cli.putting.survey import Batch, Survey
@@ -129,7 +128,6 @@ class Steps:
                 else:
                     files = await self._sender.large(job)
                 self._outcome.done(files)
-                flush()
                 await self._note(files)
 
     async def _note(self, files: Sequence[File]) -> None:

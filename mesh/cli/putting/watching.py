@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
+from mesh.cli.walk import Found
+
 
 class Watcher:
     """Is told how a put gets on; this one shows nothing, and another one overrides what it needs.
@@ -10,6 +14,9 @@ class Watcher:
     small. They may overlap, so a display takes a lock, or keeps one number for each kind of call.
     A call must not block for long: what it holds up is the put.
     """
+
+    def begins(self, paths: Sequence[str], walked: Callable[[str], Iterator[Found]]) -> None:
+        """These paths are put, and what is at each is found by `walked`."""
 
     def found(self, files: int, size: int) -> None:
         """So many more files were found, of `size` bytes together when they were looked at."""
