@@ -56,6 +56,7 @@ KNOWN_TO = {
     "quart_trio": ("mesh/server/",),
     "hypercorn": ("mesh/server/",),
     "sqlite3": ("mesh/store/", "mesh/cli/record.py"),
+    "fsspec": ("mesh/api/filesystem.py",),
     "numpy": ("mesh/core/sketch.py",),
     "tomllib": ("mesh/decoding.py",),
     "json": (),
