@@ -52,6 +52,7 @@ class Levelling:
 
     def __init__(self) -> None:
         self._before: tuple[int, int] | None = None
+        self._total_bytes = 0
 
     def seen(self, peers: Sequence[PeerStatus]) -> Progress:
         """How far it is. The totals are unknown while a peer does not know what is missing."""
@@ -59,15 +60,21 @@ class Levelling:
         size = sum(peer.fetched_bytes + peer.sent_bytes for peer in peers)
         before = self._before = self._before or (blobs, size)
         # A node that was restarted counts from zero.
-        moved, moved_bytes = max(0, blobs - before[0]), max(0, size - before[1])
+        moved, done = max(0, blobs - before[0]), max(0, size - before[1])
         left = _sum((peer.missing_here, peer.missing_there) for peer in peers)
         left_bytes = _sum((peer.missing_here_bytes, peer.missing_there_bytes) for peer in peers)
+        if left_bytes is not None:
+            # What is left is less by the parts that have come of large blobs; what was moved has
+            # only whole blobs. So the parts are what is missing in the sum of the two.
+            self._total_bytes = max(self._total_bytes, done + left_bytes)
+            done = self._total_bytes - left_bytes
         return Progress(
             "levelling",
             moved,
             None if left is None else moved + left,
-            moved_bytes,
-            None if left_bytes is None else moved_bytes + left_bytes,
+            done,
+            None if left_bytes is None else self._total_bytes,
+            sum(peer.fetch_bytes_per_second + peer.send_bytes_per_second for peer in peers),
         )
 
 

@@ -18,7 +18,8 @@ class Progress(msgspec.Struct, frozen=True):
     """What is known of a piece of work.
 
     `what` it is ("fetching"); how many files or blobs are done and of how many; the same for their
-    bytes. What nobody counts is None, and so is a total that nobody knows yet.
+    bytes. What nobody counts is None, and so is a total that nobody knows yet. `rate`: bytes a
+    second, where somebody else has measured them.
     """
 
     what: str
@@ -26,6 +27,7 @@ class Progress(msgspec.Struct, frozen=True):
     total: int | None = None
     bytes: int | None = None
     total_bytes: int | None = None
+    rate: float | None = None
 
     @property
     def part(self) -> tuple[int, int | None]:
@@ -77,7 +79,7 @@ class Meter:
         # One look that is older than the window stays: the rate is taken from there.
         while len(seen) > 1 and seen[1][0] <= now - WINDOW:
             seen.popleft()
-        rate = self._rate("bytes")
+        rate = progress.rate if progress.rate is not None else self._rate("bytes")
         return View(progress, now - self._began, rate, self._left(rate))
 
     def _rate(self, which: str) -> float | None:

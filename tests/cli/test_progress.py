@@ -11,6 +11,7 @@ import pty
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -106,12 +107,22 @@ def test_time_for_people(seconds: float, text: str) -> None:
 # --- levelling -----------------------------------------------------------------------------------
 
 
-def peer(fetched: int, sent: int, here: int | None, there: int | None) -> PeerStatus:
-    """A peer's status; each blob has a KiB."""
+def peer(
+    fetched: int,
+    sent: int,
+    here: int | None,
+    there: int | None,
+    *,
+    here_bytes: int | None = None,
+    rate: float = 0.0,
+) -> PeerStatus:
+    """A peer's status; each blob has a KiB unless `here_bytes` says how much is missing."""
+    if here is not None and here_bytes is None:
+        here_bytes = here * 1024
     return PeerStatus(
         name="b", url="http://b", state="syncing", in_sync=False, node_id=None, root=None,
         blobs=None, missing_here=here, missing_there=there,
-        missing_here_bytes=None if here is None else here * 1024,
+        missing_here_bytes=here_bytes, fetch_bytes_per_second=rate,
         missing_there_bytes=None if there is None else there * 1024,
         last_success_seconds_ago=None, last_error=None, failures=0, rounds=1, over_limit=0,
         fetched_blobs=fetched, fetched_bytes=fetched * 1024, sent_blobs=sent,
@@ -122,13 +133,33 @@ def peer(fetched: int, sent: int, here: int | None, there: int | None) -> PeerSt
 def test_levelling_counts_what_moved_since_it_began_and_what_is_missing() -> None:
     levelling = Levelling()
     first = levelling.seen([peer(1000, 0, 30, 20), peer(0, 500, 0, 0)])
-    assert first == Progress("levelling", 0, 50, 0, 50 * 1024)
-    later = levelling.seen([peer(1010, 5, 20, 15), peer(0, 500, 0, 0)])
-    assert later == Progress("levelling", 15, 50, 15 * 1024, 50 * 1024)
+    assert first == Progress("levelling", 0, 50, 0, 50 * 1024, 0.0)
+    later = levelling.seen([peer(1010, 5, 20, 15, rate=7.0), peer(0, 500, 0, 0, rate=2.0)])
+    assert later == Progress("levelling", 15, 50, 15 * 1024, 50 * 1024, 9.0)
     unknown = levelling.seen([peer(1010, 5, 20, 15), peer(0, 500, None, 0)])
-    assert unknown == Progress("levelling", 15, None, 15 * 1024, None)
-    restarted = levelling.seen([peer(0, 0, 3, 4)])
-    assert restarted == Progress("levelling", 0, 7, 0, 7 * 1024)
+    assert unknown == Progress("levelling", 15, None, 15 * 1024, None, 0.0)
+    restarted = Levelling()
+    restarted.seen([peer(9, 9, 3, 4)])
+    assert restarted.seen([peer(0, 0, 3, 4)]) == Progress("levelling", 0, 7, 0, 7 * 1024, 0.0)
+
+
+def test_levelling_counts_the_part_of_a_large_blob_that_has_come() -> None:
+    levelling = Levelling()
+    levelling.seen([peer(10, 0, 1, 0, here_bytes=100 * MIB)])
+    part = levelling.seen([peer(10, 0, 1, 0, here_bytes=60 * MIB, rate=1.0)])
+    assert part == Progress("levelling", 0, 1, 40 * MIB, 100 * MIB, 1.0)
+    # Another one of 20 MiB has come to the peer meanwhile.
+    more = levelling.seen([peer(10, 0, 2, 0, here_bytes=90 * MIB)])
+    assert (more.bytes, more.total_bytes) == (10 * MIB, 100 * MIB)
+    more = levelling.seen([peer(10, 0, 2, 0, here_bytes=120 * MIB)])
+    assert (more.bytes, more.total_bytes) == (0, 120 * MIB)
+
+
+def test_a_rate_that_the_node_measured_is_the_rate() -> None:
+    meter = Meter(0.0)
+    meter.add(0.0, Progress("levelling", 0, 1, 0, 100 * MIB, 5.0 * MIB))
+    view = meter.add(9.0, Progress("levelling", 0, 1, 50 * MIB, 100 * MIB, 5.0 * MIB))
+    assert (view.rate, view.left) == (5.0 * MIB, 10.0)
 
 
 # --- putting -------------------------------------------------------------------------------------
@@ -291,6 +322,16 @@ def test_what_is_said_in_words_is_not_said_to_a_program(capsys: Output) -> None:
     assert capsys.readouterr().out == "DIGEST  PATH\na line\n"
 
 
+def everything(main: int) -> str:
+    """All that was written to a terminal whose other end is closed."""
+    written = b""
+    with suppress(OSError):  # the end
+        while data := os.read(main, 65536):
+            written += data
+    os.close(main)
+    return written.decode()
+
+
 def test_nothing_tears_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines, errors, events and log lines begin where the bar was, and the bar comes back."""
     main, end = pty.openpty()
@@ -320,9 +361,8 @@ def test_nothing_tears_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
             clock.now += 2
             teller.tick()
         log.removeHandler(handler)
-    written = os.read(main, 100_000).decode()
     os.close(end)
-    os.close(main)
+    written = everything(main)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", written)
     pieces = [piece for piece in plain.split("\r\x1b[K") if piece]
     bars = [piece for piece in pieces if piece.startswith("fetching")]
