@@ -15,6 +15,7 @@ import typer
 from mesh.cli.arguments import Client, Judged
 from mesh.cli.commands import blobstash, config, find, get, node, peers, put, scrub, standing, store
 from mesh.cli.commands.common import RUNNER, exit_unless
+from mesh.cli.running import loaded
 from mesh.errors import ConfigError, InputError, MeshError, innermost, one_line
 
 app = typer.Typer(
@@ -73,6 +74,7 @@ def bench_command(context: typer.Context) -> None:
     """Measure what a mesh costs on this machine: reconcile, replicate, put, node, plot."""
     from mesh.cli.bench import bench_app
 
+    loaded()
     code = bench_app(context.args, prog_name="mesh bench", standalone_mode=False)
     exit_unless(not code)
 

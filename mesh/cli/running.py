@@ -24,6 +24,12 @@ _COLLECT = (700, 10, 10)
 INTERRUPTED = 128 + signal.SIGINT
 
 
+def loaded() -> None:
+    """What a command needs is loaded, and stays: garbage is looked for among the rest, as ever."""
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
+
+
 class Runner:
     """Runs client commands; knows where they write."""
 
@@ -47,8 +53,7 @@ class Runner:
                 signal.signal(number, self._end)
         import anyio  # here, since the help of a command needs no event loop
 
-        gc.freeze()
-        gc.set_threshold(*_COLLECT)
+        loaded()
         try:
             return anyio.run(command, *args)
         except KeyboardInterrupt:
