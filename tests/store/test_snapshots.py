@@ -95,13 +95,17 @@ async def test_an_index_of_the_version_before_gets_its_snapshots_without_the_log
     assert await listed(root) == TOLD[::-1]
 
 
-async def test_an_upgrade_goes_by_the_bytes_of_a_blob_and_its_row(root: Path) -> None:
+async def test_an_upgrade_adds_no_snapshot_that_is_damaged(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_old(root)
     segment = root / "segments" / "00000001.seg"
     data = segment.read_bytes()
     at = data.index(encode(TOLD[7].snapshot))
-    segment.write_bytes(data[:at] + b"{" + data[at + 1 : at + 12] + b"?" + data[at + 13 :])
+    assert data[at:].startswith(b'{"bytes":2,')
+    segment.write_bytes(data[: at + 9] + b"3" + data[at + 10 :])
     assert await listed(root) == [each for each in TOLD[::-1] if each != TOLD[7]]
+    assert "rebuilding" not in caplog.text
 
 
 async def test_an_old_index_is_salvaged_before_it_is_thrown_away(root: Path) -> None:
