@@ -16,7 +16,7 @@ from mesh.cli.restore import CannotRestore, Restorer
 from mesh.cli.streams import is_closed
 from mesh.cli.target import target
 from mesh.cli.teller import Teller
-from mesh.cli.tree import checked_chunks, entry_at, selected, split_inside, tree_named
+from mesh.cli.tree import LATEST, checked_chunks, entry_at, selected, split_inside, tree_named
 from mesh.config import Address
 from mesh.core.digest import Digest
 from mesh.core.limits import LARGE_BLOB
@@ -50,6 +50,8 @@ async def get(node: Address, name: str, output: str | None, teller: Teller) -> N
 
 async def _digest(client: NodeClient, name: str) -> Digest:
     tree, inside = split_inside(name)
+    if inside is None and name.startswith(LATEST):
+        raise InputError(f"{printable(name)} is a tree: give --tree, or :PATH of a file behind it")
     if inside is None:
         return await digest_named(client, name)
     entry = entry_at(await tree_named(client, tree), inside)

@@ -44,6 +44,9 @@ async def tree_named(
     """
     if text.startswith(LATEST):
         digest = await _latest(client, text)
+    elif ":" in text:
+        hint = "--include restores a part of it; without --tree, one file is fetched"
+        raise InputError(f"{printable(text)} is no whole tree: {hint}")
     else:
         digest = await digest_named(client, text)
     data = await whole(client, digest, reading)

@@ -269,6 +269,8 @@ def test_what_names_no_tree(run: Run, tmp_path: Path) -> None:
     _, snapshot, _ = put(run, planted(tmp_path / "tree"))
     assert "mesh trees" in error(run("get", "--tree", "latest:nohost/no/path", tmp_path / "t"), 1)
     error(run("get", "--tree", "latest:", tmp_path / "t"), 2)
+    assert "--tree" in error(run("get", f"latest:{tmp_path}/tree"), 2)
+    assert "--include" in error(run("get", "--tree", f"{snapshot}:sub", tmp_path / "t"), 2)
     error(run("get", "--tree", digest_of(b"first").hex(), tmp_path / "t"), 2)
     for words in (["--list"], ["--include", "*"], ["--json", "--list"]):
         assert run("get", snapshot, *words).returncode == 2

@@ -16,7 +16,9 @@ from mesh.core.limits import LARGE_BLOB
 from mesh.core.snapshot import encode
 from mesh.offload import Inline
 from mesh.store.base import Blob, ListedSnapshot, Place, SnapshotFilter
+from mesh.store.care.readonly import index_in_memory
 from mesh.store.care.rebuild import rebuild
+from mesh.store.care.upgrade import upgrade
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles
 from tests.contracts.store_contract import told
@@ -106,6 +108,16 @@ async def test_an_upgrade_adds_no_snapshot_that_is_damaged(
     segment.write_bytes(data[: at + 9] + b"3" + data[at + 10 :])
     assert await listed(root) == [each for each in TOLD[::-1] if each != TOLD[7]]
     assert "rebuilding" not in caplog.text
+
+
+async def test_a_disk_that_takes_no_writes_has_its_snapshots_in_memory(root: Path) -> None:
+    make_old(root)
+    before = (root / "index.sqlite").read_bytes()
+    with closing(index_in_memory(root / "index.sqlite")) as index:
+        assert index.outdated
+        upgrade(DiskFiles(root), index)
+        assert index.snapshots.newest(SnapshotFilter(), None, 100) == TOLD[::-1]
+    assert (root / "index.sqlite").read_bytes() == before
 
 
 async def test_an_old_index_is_salvaged_before_it_is_thrown_away(root: Path) -> None:
