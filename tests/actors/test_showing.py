@@ -66,6 +66,28 @@ async def test_a_blob_that_comes_makes_a_peer_not_level_until_it_is_there(
         assert (a.peer("b").standing_seconds or 0.0) < 5.0
 
 
+async def test_not_level_is_dated_by_the_put_also_when_nobody_is_told(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        await world.start("b")
+        a = await world.start("a", ["b"], interval=HOUR, direction="pull")
+        await until(lambda: a.peer("b").standing == "in sync", 60.0)
+        await a.put(b"new")
+        await trio.sleep(100.0)
+        assert a.peer("b").standing == "not level"
+        assert a.peer("b").standing_seconds == pytest.approx(100.0, abs=0.1)
+
+
+async def test_the_bytes_of_a_set_are_told_of_the_present_one_alone(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        a = await world.start("a", store=await filled(b"one", b"two", b"three"))
+        sizes = [a.node.keeper.door.size_of(count) for count in (2, 3, 4)]
+        assert sizes == [None, 11, None]
+
+
 @pytest.mark.parametrize("own", [0, 3, 150])
 async def test_the_bytes_that_are_missing_here_are_true_at_every_moment(
     autojump_clock: MockClock, own: int

@@ -29,11 +29,13 @@ MIB = 1024 * 1024
 
 
 class Narrow(Faulty):
-    """A proxy that refuses bodies of more than a MiB."""
+    """A proxy that refuses bodies of more than `limit` bytes."""
+
+    limit = MIB
 
     async def upload(self, path: str, chunks: AsyncIterator[bytes]) -> bytes:
         body = [chunk async for chunk in chunks]
-        if sum(map(len, body)) > MIB and self.hits(path):
+        if sum(map(len, body)) > self.limit and self.hits(path):
             raise TooMuch("b declined: HTTP status 413")
 
         async def again() -> AsyncIterator[bytes]:
@@ -103,6 +105,34 @@ async def test_a_blob_that_a_proxy_refuses_is_told_until_it_goes_through(
         # So much would be sent at once again after ten minutes only, unless somebody says so.
         assert (await a.node.retry()).errors == []
         assert b.has(name)
+
+
+async def test_a_blob_that_goes_through_is_told_no_more_and_the_other_one_is(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        b = await world.start("b")
+        a = await world.start("a", ["b"], interval=60.0, wires={"b": Narrow})
+        two, three = await a.put(b"x" * 2 * MIB, b"y" * 3 * MIB)
+        await until(lambda: len(told(a)) == 2, 200.0)
+        await trio.sleep(20.0)  # b waits for what it was promised
+        a.wire("b").limit = MIB * 5 // 2
+        (row,) = (await a.node.retry()).errors
+        assert (b.has(two), row.digest) == (True, three.hex())
+
+
+async def test_what_the_peer_has_not_any_more_is_told_no_more(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        b = await world.start("b", store=await filled(b"good", b"bad needle"))
+        a = await world.start(
+            "a", ["b"], wires={"b": lambda wire: Corrupting(wire, b"needle", "batch")}
+        )
+        await until(lambda: told(a), 10.0)
+        await b.stop()
+        b.store = await filled(b"good")
+        await b.start()
+        await until(lambda: a.peer("b").in_sync, 600.0)
+        assert told(a) == []
 
 
 async def test_a_peer_with_which_rounds_fail_is_told_as_one_row(

@@ -63,6 +63,7 @@ peers = st.builds(
     sent_blobs=st.just(0),
     sent_bytes=st.just(0),
     over_limit=st.just(0),
+    calls_from=st.none() | hosts,
 )
 strangers = st.builds(
     InboundStatus,
@@ -156,6 +157,13 @@ def test_folding_loses_nothing(text: str, indent: str, width: int) -> None:
     assert all(columns(line) <= width for line in shown)
     assert "".join(shown).replace(" ", "") == text.replace(" ", "")
     assert all(line.startswith(indent) for line in shown[1:] if line)
+
+
+@pytest.mark.parametrize(
+    ("text", "wide"), [("abc", 3), ("東京", 4), ("e\u0301", 1), ("🐟", 2), ("é", 1), ("", 0)]
+)
+def test_wide_characters_take_two_columns(text: str, wide: int) -> None:
+    assert columns(text) == wide
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,10 @@ def test_a_scrub_is_told_what_to_do_and_finds_rot(data: Path) -> None:
         for each in (BLOBS[7], LARGE):
             assert re.search(f"wanted since 20.*Z:\n  {digest_of(each).hex()}\n", shown)
             assert node.request("GET", f"/v1/blobs/{digest_of(each).hex()}")[0] == 404
+        failing = mesh("errors", "--node", node.url).stdout.decode()
+        for each in (BLOBS[7], LARGE):
+            row = f"{digest_of(each).hex()}\n  since [0-9]+ s: it was found damaged and has not"
+            assert re.search(row, failing)
         code, _, _ = node.request("POST", "/v1/scrub/stop")
         assert code == 404
     assert sorted(path.stat().st_size for path in (data / "damaged").iterdir()) == [

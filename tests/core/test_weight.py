@@ -96,6 +96,12 @@ def test_bytes_are_not_known_where_others_brought_some() -> None:
     assert weight.left() == (None, 0)
 
 
+def test_bytes_are_not_known_while_others_bring_some() -> None:
+    weight = found(3, 0, 300, 0)
+    weight.ledger.window([name(1)], 1, 0)
+    assert weight.left() == (None, 0)
+
+
 def test_bytes_are_not_known_where_the_peer_kept_a_part_of_what_was_sent() -> None:
     weight = found(0, 3, 0, 300)
     weight.ledger.push([name(1), name(2)], 0).stored(1, 200, exact=False)
