@@ -37,6 +37,9 @@ class Holders:
         silent: list[SilentPeer] = []
 
         async def ask(peer: Peer) -> None:
+            if peer.paused:
+                silent.append(SilentPeer(peer.name, "it is paused here"))
+                return
             reason = f"no answer within {_PATIENCE:g} s"
             try:
                 with anyio.move_on_after(_PATIENCE):

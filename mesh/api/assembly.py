@@ -105,7 +105,7 @@ async def assembled(
         node = Node(config, identity, store, connect, work, Random(), changes, keep)  # noqa: S311 - jitter
         reloader = Reloader(config, sources, node.membership, work)
         data = str(directory.path.absolute())
-        control = Control(control_key(directory), data, reloader.keys, reloader.reload)
+        control = Control(control_key(directory), data, reloader.accepted, reloader.reload)
         app = create_app(node, backend, blobstash, stop, control)
         yield Parts(node, app, backend, stop, reloader.reload)
 

@@ -34,7 +34,7 @@ class Reloader:
         self._work = work
         self._one_at_a_time = anyio.Lock()
 
-    def keys(self) -> list[Secret]:
+    def accepted(self) -> list[Secret]:
         """The keys that are accepted now."""
         return self._config.accepted_keys()
 

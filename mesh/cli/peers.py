@@ -68,7 +68,7 @@ async def _ordered(
     key = _given(keys)
     challenge = await client.challenge()
     if key is None:
-        key = _local(node, challenge)
+        key = local_key(node, challenge)
     return await client.control(order, wanted, key.reveal(), challenge, kind)
 
 
@@ -81,7 +81,7 @@ def _given(keys: Keys) -> Secret | None:
     return None
 
 
-def _local(node: Address, challenge: Challenge) -> Secret:
+def local_key(node: Address, challenge: Challenge) -> Secret:
     """The key in the directory that a node on this machine names.
 
     Of a node elsewhere the path means nothing here, and a key that happens to lie there is that of

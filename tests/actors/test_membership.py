@@ -125,6 +125,44 @@ async def test_a_transfer_ends_with_its_peer_and_another_brings_the_blobs(
 
 
 @virtual
+async def test_nothing_of_a_removed_peer_is_left_running_or_claimed(
+    autojump_clock: MockClock,
+) -> None:
+    def running(nursery: trio.Nursery) -> list[str]:
+        tasks = list(nursery.child_tasks)
+        below = [
+            name for task in tasks for inner in task.child_nurseries for name in running(inner)
+        ]
+        return [task.name for task in tasks] + below
+
+    async with a_world() as world:
+        a = await world.start("a", ["b", "c"])
+        holder = a.node.find_peer("b:7280").holder
+        wanted = digest_of(b"wanted")
+        assert a.node.keeper.claim(holder, [wanted]) == [wanted]
+        await a.node.membership.order(Remove("b:7280"))
+        assert not a.node.keeper.coming(wanted)
+        names = running(world.nursery)
+        assert not [name for name in names if "b:7280" in name]
+        assert len([name for name in names if "c:7280" in name]) == 3
+
+
+@virtual
+async def test_a_peer_is_no_duplicate_of_what_it_was_at_its_old_url(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        b = world.add("b")
+        b.urls = [url_of("b"), url_of("elsewhere")]
+        await b.start()
+        a = await world.start("a", ["b"])
+        await until(lambda: a.peer("b").in_sync, within=10.0)
+        await a.node.membership.order(Move("b", "elsewhere:7280"))
+        await until(lambda: a.peer("elsewhere").in_sync, within=10.0)
+        assert a.peer("elsewhere").state == "idle"
+
+
+@virtual
 async def test_whoever_waits_for_a_peer_is_told_that_it_was_removed(
     autojump_clock: MockClock,
 ) -> None:

@@ -10,11 +10,22 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import anyio
 import pytest
 
-from mesh.wire.control import HEADER, proof
+from mesh.actors.membership import Membership, kept_nowhere
+from mesh.actors.peer import Peer
+from mesh.actors.scheduler import Scheduler
+from mesh.api.reloading import Reloader
+from mesh.cli.peers import local_key
+from mesh.config import Changes, Listed, Sources, load, parse_peer
+from mesh.errors import ConfigError
+from mesh.offload import Inline
+from mesh.transport.base import Replica
+from mesh.wire.control import HEADER, Challenge, proof
 from tests.processes import NodeProcess, environment, free_places, mesh, nodes, until
 
 
@@ -204,17 +215,13 @@ def test_orders_want_the_control_key(tmp_path: Path) -> None:
 
 def test_a_key_is_not_read_for_a_node_elsewhere(tmp_path: Path) -> None:
     """Whoever runs that node could name any directory of this machine."""
-    with nodes() as start:
-        keys = tmp_path / "keys"
-        keys.write_text("shared\n")
-        node = start(tmp_path / "a", "--key-file", str(keys), listen="0.0.0.0:0")
-        port = node.url.rpartition(":")[2]
-        done = mesh(
-            *("peers", "remove", "x", "--key-file", keys),
-            *("--node", f"http://0.0.0.0:{port}"),
-        )
-        assert done.returncode == 2
-        assert b"give --control-key-file" in done.stderr
+    (tmp_path / "control.key").write_text("secret")
+    challenge = Challenge("0" * 32, str(tmp_path))
+    for place in ("127.0.0.1", "localhost", "[::1]"):
+        assert local_key(parse_peer(place), challenge).reveal() == b"secret"
+    for place in ("192.0.2.1", "node.example", "[2001:db8::1]", "localhost.example"):
+        with pytest.raises(ConfigError, match="give --control-key-file"):
+            local_key(parse_peer(place), challenge)
 
 
 # --- reading the configuration again -------------------------------------------------------------
@@ -279,19 +286,32 @@ def test_a_node_reads_its_configuration_again(tmp_path: Path, backend: str) -> N
         assert "Traceback" not in a.log
 
 
-def test_a_reload_never_opens_a_node_to_the_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_reload_never_opens_a_node_to_the_network(tmp_path: Path, backend: str) -> None:
+    """Where it listens stays as it was, although the new configuration by itself is good."""
     file, keys = tmp_path / "mesh.toml", tmp_path / "keys"
     keys.write_text("one\n")
     file.write_text(f'listen = "0.0.0.0:0"\nkey_file = "{keys}"\n')
-    with nodes() as start:
-        a = start(tmp_path / "a", "--config", str(file), listen="0.0.0.0:0")
-        file.write_text("")
-        control = tmp_path / "a" / "control.key"
-        a.process.send_signal(signal.SIGHUP)
-        until(lambda: "nothing is reloaded" in a.log)
-        assert a.request("GET", "/v1/status")[0] == 401
-        done = mesh(*("reload", "--node", a.url, "--key-file", keys, "--control-key-file", control))
-        assert done.returncode == 2
+    sources = Sources(file, {}, {})
+    peers = Membership(
+        load(*sources), Changes(), kept_nowhere, nobody, Scheduler(30.0, Random(0)), Random(0)
+    )
+    reloader = Reloader(load(*sources), sources, peers, Inline())
+
+    async def refused() -> None:
+        for text in ('listen = "127.0.0.1:0"', 'listen = "0.0.0.0:0"\ninsecure = true'):
+            file.write_text(text)
+            assert load(*sources).accepted_keys() == []
+            with pytest.raises(ConfigError, match="would be open to everybody"):
+                with anyio.fail_after(10.0):
+                    await reloader.reload()
+            assert [key.reveal() for key in reloader.accepted()] == [b"one"]
+
+    anyio.run(refused, backend=backend)
+
+
+def nobody(listed: Listed) -> tuple[Peer, Replica]:
+    raise AssertionError("there is no peer")
 
 
 def command(tmp_path: Path, name: str) -> list[str]:
