@@ -62,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     exclude: Sequence[str] = ()
     exclude_from: Sequence[str] = ()
     tag: str | None = None
+    host: str | None = None
 
 
 async def put(
@@ -81,7 +82,7 @@ async def put(
     if options.tree:
         await to_thread.run_sync(_all_directories, paths)
         for path in paths:
-            begun(path, options.tag, TIME_OF_DAY())  # refused now, if it is
+            begun(path, options.tag, options.host, TIME_OF_DAY())  # refused now, if it is
     elif paths.count(STDIN) > 1:
         raise InputError("standard input can be read once; give - once")
     excluded = exclusion(options.exclude, options.exclude_from)
@@ -158,7 +159,8 @@ class _Put:
     async def run(self, paths: Sequence[str], walked: Callable[[str], Iterator[Found]]) -> bool:
         """Put these paths, with a manifest of each if that is wanted; whether all was well."""
         tree = self._options.tree
-        snapshot = begun(paths[0], self._options.tag, TIME_OF_DAY()) if tree else None
+        told = self._options.tag, self._options.host
+        snapshot = begun(paths[0], *told, TIME_OF_DAY()) if tree else None
         outcome = Outcome(self._watcher, self._printer, tree=tree)
         sender = Sender(self._client, outcome, self._watcher)
         walks = ((path, walked(path)) for path in paths)

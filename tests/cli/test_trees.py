@@ -124,6 +124,16 @@ def test_equal_trees_have_one_manifest_and_a_snapshot_each(run: Run, tmp_path: P
     assert len(set(snapshots)) == 3
 
 
+def test_a_container_may_be_given_the_name_of_its_host(run: Run, tmp_path: Path) -> None:
+    root = planted(tmp_path / "tree")
+    _, snapshot, _ = put(run, root, "--host", "atlas")
+    assert [one["host"] for one in objects(run, "--path", root)] == ["atlas"]
+    assert snapshot in run("trees", "--host", "atlas", "--json").stdout.decode()
+    for host in ("a/b", "h" * 256):
+        error(run("put", "--tree", root, "--host", host), 2)
+    error(run("put", root, "--host", "atlas"), 2)
+
+
 def test_a_dry_run_leaves_no_snapshot(run: Run, tmp_path: Path) -> None:
     root = planted(tmp_path / "tree")
     assert run("put", "--tree", "--dry-run", root).returncode == 0

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.core.cells import CELL, needed
+from mesh.core.cells import CELL, PREFIX, needed
 from mesh.core.shortcut import (
     MAX_FOUND,
     Find,
@@ -24,6 +24,7 @@ from mesh.core.shortcut import (
     Several,
     Shortcut,
     find,
+    named,
 )
 from mesh.core.sketch import Key, Sketch
 from mesh.core.tree import Tree
@@ -443,3 +444,35 @@ def changed(data: st.DataObject, whole: bytes, piece: int) -> bytes:
             case "double":
                 out += out[at - at % piece : at - at % piece + piece]
     return bytes(out)
+
+
+# --- which of some digests are there -------------------------------------------------------------
+
+
+@quick
+@given(digest_sets(), digest_sets())
+def test_an_answer_names_what_begins_as_was_asked(
+    theirs: frozenset[bytes], asked: frozenset[bytes]
+) -> None:
+    prefixes = sorted({digest[:PREFIX] for digest in asked})
+    found = find(Tree(theirs), prefixes)
+    assert found is not None
+    answered = named(prefixes, found)
+    assert len(answered) == len(set(answered))
+    assert set(answered) == {digest for digest in theirs if digest[:PREFIX] in prefixes}
+    assert set(answered) & asked == theirs & asked
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Found(b"", []),
+        Found(b"t" * 26, []),
+        Found(b"t" * 50, []),
+        Found(b"", [Several(1, b"")]),
+        Found(b"", [Several(0, b"d" * 32)]),
+    ],
+)
+def test_an_answer_to_another_question_names_nothing(found: Found) -> None:
+    with pytest.raises(Misbehaved):
+        named([b"p" * PREFIX], found)

@@ -41,6 +41,10 @@ def put_command(
     tag: Annotated[
         str | None, typer.Option(help="with --tree: a word that the snapshot carries")
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="with --tree: what the snapshot calls this machine; default its name"),
+    ] = None,
     one_file_system: Annotated[
         bool, typer.Option("--one-file-system", help="do not go into other file systems")
     ] = False,
@@ -61,8 +65,8 @@ def put_command(
 
     if not paths:
         raise InputError("nothing to put: name files or directories")
-    if tag is not None and not tree:
-        raise InputError("--tag goes with --tree")
+    if not tree and (tag is not None or host is not None):
+        raise InputError("--tag and --host go with --tree")
     if strict and not tree:
         raise InputError("--strict goes with --tree")
     options = put.Options(
@@ -74,6 +78,7 @@ def put_command(
         exclude=exclude or (),
         exclude_from=exclude_from or (),
         tag=tag,
+        host=host,
     )
     with Teller(form, "put", "files") as teller:
         good = RUNNER.run(put.shown, node_at(node, key_file), paths, options, teller)

@@ -17,15 +17,16 @@ from mesh.errors import printable
 from mesh.transport.client import NodeClient, checked
 
 
-def begun(path: str, tag: str | None, now: float) -> Snapshot:
+def begun(path: str, tag: str | None, host: str | None, now: float) -> Snapshot:
     """The snapshot of a tree whose put begins now, without what is only known at its end.
 
-    `now`: seconds since 1970. InputError for a path or a tag that a snapshot has no room for.
+    `now`: seconds since 1970; `host`: None for what this machine calls itself. InputError for a
+    path, a tag or a host that a snapshot has no room for, or that cannot stand in one.
     """
     # As large as it can become, so that what is too long is refused before anything is sent.
     snapshot = Snapshot(
         manifest=Digest(bytes(32)),
-        host=_host(),
+        host=host if host is not None else _host(),
         path=os.path.abspath(os.fsencode(path)),
         time=rfc3339_milliseconds(now),
         files=MAX_COUNT,
