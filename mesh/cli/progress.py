@@ -19,7 +19,8 @@ class Progress(msgspec.Struct, frozen=True):
 
     `what` it is ("fetching"); how many files or blobs are done and of how many; the same for their
     bytes. What nobody counts is None, and so is a total that nobody knows yet. `rate`: bytes a
-    second, where somebody else has measured them.
+    second, where somebody else has measured them. `ahead`: this is a step before the work
+    itself, so its speed does not tell how long that takes.
     """
 
     what: str
@@ -28,6 +29,7 @@ class Progress(msgspec.Struct, frozen=True):
     bytes: int | None = None
     total_bytes: int | None = None
     rate: float | None = None
+    ahead: bool = False
 
     @property
     def part(self) -> tuple[int, int | None]:
@@ -96,6 +98,8 @@ class Meter:
         A hundred small blobs say nothing of how long the large one takes that is left.
         """
         progress = self._seen[-1][1]
+        if progress.ahead:
+            return None
         done, total = progress.bytes, progress.total_bytes
         if done is None:
             done, total, rate = progress.count or 0, progress.total, self._rate("count")

@@ -155,6 +155,13 @@ def test_levelling_counts_the_part_of_a_large_blob_that_has_come() -> None:
     assert (more.bytes, more.total_bytes) == (0, 120 * MIB)
 
 
+def test_a_step_ahead_does_not_tell_how_long_the_work_takes() -> None:
+    meter = Meter(0.0)
+    meter.add(0.0, Progress("hashing", 0, 2, 0, 100 * MIB, ahead=True))
+    view = meter.add(1.0, Progress("hashing", 0, 2, 50 * MIB, 100 * MIB, ahead=True))
+    assert (view.rate, view.left) == (50.0 * MIB, None)
+
+
 def test_a_rate_that_the_node_measured_is_the_rate() -> None:
     meter = Meter(0.0)
     meter.add(0.0, Progress("levelling", 0, 1, 0, 100 * MIB, 5.0 * MIB))
@@ -178,7 +185,7 @@ def test_a_put_shows_what_is_durable_and_the_part_of_what_is_on_its_way() -> Non
     # A large one is hashed first, and sent then.
     for _ in range(100):
         display.hashed(MIB)
-    assert display.progress() == Progress("hashing", 11, None, 138 * MIB, None)
+    assert display.progress() == Progress("hashing", 11, None, 138 * MIB, None, ahead=True)
     display.sent(10 * MIB)
     assert display.progress() == Progress("putting", 11, None, 48 * MIB, None)
     display.sent(90 * MIB)

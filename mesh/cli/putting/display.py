@@ -85,7 +85,8 @@ class Display(Watcher):
             done = self._done_bytes + ahead
             # A file may have grown since it was counted.
             done = done if size is None else min(done, size)
-            return Progress("hashing" if hashing else "putting", self._done, files, done, size)
+            what = "hashing" if hashing else "putting"
+            return Progress(what, self._done, files, done, size, ahead=hashing)
 
     def counts(self) -> dict[str, Any]:
         """What was done, for the object at the end."""
