@@ -41,6 +41,21 @@ def folded(text: str, indent: str = "", width: int = WIDTH) -> list[str]:
     return [*lines, line.rstrip()]
 
 
+def fitting(lines: list[str], rows: int, width: int) -> list[str]:
+    """The first of `lines` that a terminal of so many rows and columns shows without scrolling.
+
+    A line that is wider than the terminal takes several rows. Colours are counted as if they were
+    seen, so that less is shown rather than too much; no line has more than WIDTH columns.
+    """
+    shown: list[str] = []
+    for line in lines:
+        rows -= max(1, -(-min(columns(line), WIDTH) // max(1, width)))
+        if rows < 0:
+            break
+        shown.append(line)
+    return shown
+
+
 def _cut(word: str, first: str, indent: str, width: int) -> Iterator[str]:
     """A word that does not fit the line before it: on a line of its own, or on several."""
     line = first

@@ -9,7 +9,7 @@ import sys
 import anyio
 import msgspec
 
-from mesh.cli.columns import WIDTH, columns
+from mesh.cli.columns import fitting
 from mesh.cli.standings import check, in_colour, lines, no_colour
 from mesh.config import Address
 from mesh.decoding import json_of, utf8
@@ -78,11 +78,6 @@ def _colours() -> bool:
 def _draw(text: str, *, clear: bool) -> None:
     """As much of it as the terminal has lines for, over what was there before."""
     size = shutil.get_terminal_size()
-    room = max(1, size.lines - 1)
-    every = text.split("\n")
-    # A narrow terminal breaks lines, which would scroll the top away.
-    taken = [max(1, -(-min(columns(line), WIDTH) // max(1, size.columns))) for line in every]
-    while sum(taken[: len(every)]) > room:
-        every.pop()
-    shown = "".join(f"{line}{_END_OF_LINE}\n" for line in every)
+    seen = fitting(text.split("\n"), size.lines - 1, size.columns)
+    shown = "".join(f"{line}{_END_OF_LINE}\n" for line in seen)
     print(("\x1b[2J" if clear else "") + _HOME + shown + _BELOW, end="", flush=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from mesh.core.digest import digest_of
+from mesh.wire.messages import RootReply, decode, encode
 from tests.actors.world import (
     HOUR,
     Failing,
     Slow,
+    Through,
     a_world,
     blobs,
     filled,
@@ -130,6 +133,40 @@ async def test_the_bytes_that_are_missing_here_are_true_at_every_moment(
         assert (end.missing_here, end.missing_here_bytes) == (0, 0)
         assert (end.missing_there, end.missing_there_bytes) == (own, 777 * own)
         assert (end.standing, end.fetch_bytes_per_second) == ("level" if own else "in sync", 0.0)
+
+
+class Older(Through):
+    """A peer of a version that does not tell how many bytes it has."""
+
+    async def call(self, path: str, body: bytes) -> bytes:
+        answer = await super().call(path, body)
+        if path != "root":
+            return answer
+        reply = msgspec.structs.replace(decode(RootReply, answer), size=None)
+        return msgspec.msgpack.encode(msgspec.msgpack.decode(encode(reply))[:-1])
+
+
+async def test_of_an_older_peer_bytes_are_not_known_unless_nothing_is_missing(
+    autojump_clock: MockClock,
+) -> None:
+    some, own = blobs(0, 200, 10_000), blobs(1000, 1003, 100)
+    async with a_world() as world:
+        await world.start("b", store=await filled(*some))
+        a = await world.start(
+            "a",
+            ["b"],
+            interval=HOUR,
+            direction="pull",
+            store=await filled(*own),
+            wires={"b": lambda wire: Slow(Older(wire), 100_000)},
+        )
+        await until(lambda: a.peer("b").missing_there == 3, 20.0)
+        seen = a.peer("b")
+        assert seen.missing_here
+        assert (seen.missing_here_bytes, seen.fetch_seconds_left) == (None, None)
+        assert seen.missing_there_bytes == 300
+        await until(lambda: a.peer("b").standing == "level", 60.0)
+        assert a.peer("b").missing_here_bytes == 0
 
 
 async def test_a_large_blob_counts_as_it_comes(autojump_clock: MockClock) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.cli.columns import WIDTH, columns, folded
+from mesh.cli.columns import WIDTH, columns, fitting, folded
 from mesh.cli.standings import LEVEL, NOT_LEVEL, UNREACHABLE, check, in_colour, lines
 from mesh.cli.words import size_text, span_text
 from mesh.status import InboundStatus, PeerStatus, Status, StoreStatus, WantedStatus
@@ -157,6 +157,18 @@ def test_folding_loses_nothing(text: str, indent: str, width: int) -> None:
     assert all(columns(line) <= width for line in shown)
     assert "".join(shown).replace(" ", "") == text.replace(" ", "")
     assert all(line.startswith(indent) for line in shown[1:] if line)
+
+
+@quick
+@given(
+    st.lists(st.text("ab ", max_size=WIDTH), max_size=30), st.integers(1, 30), st.integers(1, 200)
+)
+def test_what_is_drawn_fits_the_terminal(lines: list[str], rows: int, width: int) -> None:
+    shown = fitting(lines, rows, width)
+    taken = [max(1, len(folded(line.replace(" ", "x"), "", width))) for line in lines]
+    assert shown == lines[: len(shown)]
+    assert sum(taken[: len(shown)]) <= rows
+    assert len(shown) == len(lines) or sum(taken[: len(shown) + 1]) > rows
 
 
 @pytest.mark.parametrize(

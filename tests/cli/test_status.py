@@ -117,6 +117,33 @@ def test_watch_in_a_pipe_has_a_block_each_time(pair: tuple[NodeProcess, NodeProc
     assert mesh("status", "--watch", "--check", "--node", one.url).returncode == 2
 
 
+def test_watch_goes_on_over_a_restart_of_the_node(tmp_path: Path) -> None:
+    (place,) = free_places(1)
+    with nodes() as start:
+        node = start(tmp_path / "node", listen=place)
+        node.ready()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mesh", "status", "--watch", "--node", place],
+            stdout=subprocess.PIPE,
+            env=environment(),
+        )
+        assert process.stdout is not None
+        until_line(process, b"root ")
+        node.stop()
+        until_line(process, b"mesh: cannot reach ")
+        start(tmp_path / "node", listen=place)
+        until_line(process, b"root ")
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        assert process.wait(30) == 0
+
+
+def until_line(process: subprocess.Popen, begins: bytes) -> None:
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith(begins):
+        assert line, "it ended"
+
+
 def test_a_monitor_tells_level_from_not_level_from_unreachable(
     pair: tuple[NodeProcess, NodeProcess], tmp_path: Path
 ) -> None:
