@@ -105,7 +105,9 @@ async def assembled(
         node = Node(config, identity, store, connect, work, Random(), changes, keep)  # noqa: S311 - jitter
         reloader = Reloader(config, sources, node.membership, work)
         data = str(directory.path.absolute())
-        control = Control(control_key(directory), data, reloader.accepted, reloader.reload)
+        control = Control(
+            control_key(directory), data, reloader.accepted, reloader.reload, reloader.shown
+        )
         app = create_app(node, backend, blobstash, stop, control)
         yield Parts(node, app, backend, stop, reloader.reload)
 

@@ -11,7 +11,7 @@ import logging
 import anyio
 
 from mesh.actors.membership import Configure, Membership
-from mesh.config import Config, Secret, Sources, is_loopback, load
+from mesh.config import Config, Secret, Shown, Sources, is_loopback, load, origins, shown
 from mesh.errors import ConfigError
 from mesh.offload import Offload
 from mesh.settings import SETTINGS
@@ -30,6 +30,11 @@ class Reloader:
         self._started = config
         self._config = config
         self._sources = sources
+        # Where the settings came from: at the start, and at the last reload.
+        self._origins: tuple[dict[str, str], dict[str, str]] | None = None
+        if sources is not None:
+            first = origins(sources)
+            self._origins = first, first
         self._membership = membership
         self._work = work
         self._one_at_a_time = anyio.Lock()
@@ -38,15 +43,26 @@ class Reloader:
         """The keys that are accepted now."""
         return self._config.accepted_keys()
 
+    def shown(self) -> dict[str, Shown]:
+        """Every setting as it is in force, and where it came from."""
+        if self._origins is None:
+            return shown(self._started, dict.fromkeys(SETTINGS, "the program"))
+        now = shown(self._config, self._origins[1])
+        started = shown(self._started, self._origins[0])
+        return {key: (now if SETTINGS[key].reloads else started)[key] for key in SETTINGS}
+
     async def reload(self) -> Reloaded:
         """Read the sources again; ConfigError when they are no good, and then nothing changes."""
         if self._sources is None:
             raise ConfigError("this node was not started from a file that could be read again")
         async with self._one_at_a_time:
             config = await self._work(load, *self._sources)
+            found = await self._work(origins, self._sources)
             self._check(config)
             peers = await self._membership.order(Configure(config))
             before, self._config = self._config, config
+            if self._origins is not None:
+                self._origins = self._origins[0], found
         changed = [peers] if peers else []
         if config.accepted_keys() != before.accepted_keys():
             count = len(config.accepted_keys())

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mesh.config import Config, PeerEntry, Sources, given, load, problems, redacted
+from mesh.config import Shown, Sources, load, origins, problems, shown
 from mesh.decoding import utf8
 from mesh.errors import printable
 from mesh.settings import KINDS, SECTIONS, SETTINGS, Setting
@@ -54,36 +54,18 @@ def show(
 ) -> None:
     """Print each setting with its origin; ConfigError when a node could not start with them."""
     config = load(file, environ, flags)
-    origins = {key: each.origin for key, each in given(Sources(file, environ, flags)).items()}
-    rows = [(key, _plain(config, key), origins.get(key, "default")) for key in SETTINGS]
+    print_settings(shown(config, origins(Sources(file, environ, flags))), as_json=as_json)
+
+
+def print_settings(settings: Mapping[str, Shown], *, as_json: bool) -> None:
+    """Print each setting with its origin, as TOML or as JSON."""
     if as_json:
-        shown = {key: {"value": value, "origin": origin} for key, value, origin in rows}
-        print(utf8(msgspec.json.format(msgspec.json.encode(shown), indent=2)))
+        print(utf8(msgspec.json.format(msgspec.json.encode(settings), indent=2)))
         return
-    texts = [(_line(key, value), origin) for key, value, origin in rows]
+    texts = [(_line(key, each.value), each.origin) for key, each in settings.items()]
     width = min(40, max(len(text) for text, _ in texts))
     for text, origin in texts:
         print(f"{text:<{width}}  # {printable(origin)}")
-
-
-def _plain(config: Config, key: str) -> Any:
-    """A setting as JSON has it, without keys."""
-    value = getattr(config, key)
-    if key != "peers":
-        return value
-    return [
-        redacted(each)
-        if isinstance(each, str)
-        else _table(msgspec.structs.replace(each, url=redacted(each.url)))
-        for each in value
-    ]
-
-
-def _table(peer: PeerEntry) -> dict[str, Any]:
-    """A peer with what is not as it always is."""
-    plain = msgspec.structs.asdict(peer)
-    usual = msgspec.structs.asdict(PeerEntry(""))
-    return {key: value for key, value in plain.items() if value != usual[key]}
 
 
 def _line(key: str, value: Any) -> str:

@@ -42,7 +42,7 @@ async def show(node: Address, *, as_json: bool) -> None:
 async def change(node: Address, order: str, wanted: object, keys: Keys, *, as_json: bool) -> None:
     """Give an order about a peer, and print what it did."""
     async with node_client(node) as client:
-        answer = await _ordered(client, node, order, wanted, keys, PeersAnswer)
+        answer = await ordered(client, node, order, wanted, keys, PeersAnswer)
     if as_json:
         _print_json(answer)
     else:
@@ -52,7 +52,7 @@ async def change(node: Address, order: str, wanted: object, keys: Keys, *, as_js
 async def reload(node: Address, keys: Keys, *, as_json: bool) -> None:
     """Have the node read its configuration again, and print what has changed."""
     async with node_client(node) as client:
-        answer = await _ordered(client, node, "reload", {}, keys, Reloaded)
+        answer = await ordered(client, node, "reload", {}, keys, Reloaded)
     if as_json:
         _print_json(answer)
         return
@@ -62,9 +62,10 @@ async def reload(node: Address, keys: Keys, *, as_json: bool) -> None:
         print(printable(f"takes effect when the node is restarted: {key}"))
 
 
-async def _ordered(
+async def ordered(
     client: NodeClient, node: Address, order: str, wanted: object, keys: Keys, kind: type[T]
 ) -> T:
+    """Give an order, with the control key where it is found; the answer, of type `kind`."""
     key = _given(keys)
     challenge = await client.challenge()
     if key is None:

@@ -12,7 +12,7 @@ from mesh.config.changes import (
     removed,
 )
 from mesh.config.keys import Secret, key_of, read_keys
-from mesh.config.loading import Given, Sources, given, load, problems
+from mesh.config.loading import Given, Sources, given, load, origins, problems
 from mesh.config.peers import (
     BLOBSTASH_PORT,
     DIRECTIONS,
@@ -26,6 +26,7 @@ from mesh.config.peers import (
 from mesh.config.places import DEFAULT_PORT, is_loopback, join_host, parse_listen
 from mesh.config.ranges import FEWEST_CELLS, MOST_CELLS, problems_of
 from mesh.config.schema import Config
+from mesh.config.showing import Shown, shown
 from mesh.config.sizes import GIB, parse_size
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Listed",
     "PeerEntry",
     "Secret",
+    "Shown",
     "Sources",
     "decode_changes",
     "encode_changes",
@@ -55,6 +57,7 @@ __all__ = [
     "listed",
     "load",
     "names_of",
+    "origins",
     "parse_listen",
     "parse_peer",
     "parse_size",
@@ -63,5 +66,6 @@ __all__ = [
     "read_keys",
     "redacted",
     "removed",
+    "shown",
     "split_peers",
 ]

@@ -119,6 +119,11 @@ def given(sources: Sources, complain: Callable[[ConfigError], None] = _raise) ->
     return values
 
 
+def origins(sources: Sources) -> dict[str, str]:
+    """Where each setting that is given was given."""
+    return {key: each.origin for key, each in given(sources).items()}
+
+
 def _flag(key: str) -> str:
     setting = SETTINGS.get(key)
     return setting.flag.partition("/")[0] if setting is not None else key

@@ -21,7 +21,7 @@ import msgspec
 from quart import Quart, Response, request
 
 from mesh.actors.membership import Add, Move, Order, Pause, Remove
-from mesh.config import PeerEntry, Secret
+from mesh.config import PeerEntry, Secret, Shown
 from mesh.decoding import json_of
 from mesh.errors import ConfigError, InputError, Undecodable
 from mesh.node import Node
@@ -56,14 +56,16 @@ class _Moved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Control:
     """What control requests need of the node that is not the Node's.
 
-    `key` is None where none could be made. `data`: the data directory. `reload` reads the
-    configuration again, and `keys` are those that requests of any kind may show now.
+    `key` is None where none could be made. `data`: the data directory. `keys`: those that requests
+    of any kind may show now. `reload` reads the configuration again, `shown` tells what is in
+    force.
     """
 
     key: Secret | None
     data: str
     keys: Callable[[], list[Secret]]
     reload: Callable[[], Awaitable[Reloaded]]
+    shown: Callable[[], dict[str, Shown]]
 
 
 class Nonces:
@@ -97,6 +99,7 @@ def add_routes(app: Quart, node: Node, control: Control) -> None:
         "peers/resume": partial(routes.order, _Named, lambda it: Pause(it.name, paused=False)),
         "peers/set-url": partial(routes.order, _Moved, lambda moved: Move(moved.name, moved.url)),
         "reload": routes.reload,
+        "config": routes.config,
     }
     for path, handler in rules.items():
         app.add_url_rule(f"/v1/control/{path}", f"control {path}", handler, methods=["POST"])
@@ -136,6 +139,11 @@ class _Control:
             return json(200, await self._control.reload())
         except ConfigError as error:
             raise InputError(f"nothing was changed: {error}") from error
+
+    async def config(self) -> Response:
+        if refusal := self._unproven(await whole_body(_MOST_BYTES, "an order")):
+            return refusal
+        return json(200, self._control.shown())
 
     def _unproven(self, body: bytes) -> Response | None:
         """The refusal of a request that does not prove to have the control key."""

@@ -258,6 +258,12 @@ def test_a_node_reads_its_configuration_again(tmp_path: Path, backend: str) -> N
         assert a.request("GET", "/v1/status", **one)[0] == 200
         until(lambda: json.loads(a.request("GET", "/v1/status", **one)[2])["blobs"] == 1)
 
+        told = ordered(a, "config", "running", "--json", "--key-file", keys)
+        shown = {key: (each["value"], each["origin"]) for key, each in json.loads(told).items()}
+        assert shown["peers"] == ([f"b={b.place}"], str(file))
+        assert shown["interval_seconds"] == (30.0, "default"), "it waits for a restart"
+        assert shown["name"] == ("a", "--name")
+
         keys.write_text("two\n")
         a.process.send_signal(signal.SIGHUP)
         two = {"Authorization": "Bearer two"}

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mesh.cli.arguments import Judged
-from mesh.cli.commands.common import exit_unless
+from mesh.cli.arguments import Client, Judged
+from mesh.cli.commands.common import (
+    DEFAULT_NODE,
+    RUNNER,
+    KeyOption,
+    NodeOption,
+    exit_unless,
+    node_at,
+)
+from mesh.cli.commands.peers import ControlOption, DataOption
 
 config_app = typer.Typer(
     help="Write, show and check the settings of a node (mesh.toml).", no_args_is_help=True
@@ -50,6 +59,24 @@ def config_show_command(
     del given["log_level"], given["log_format"]  # no settings
     path = Path(file) if file is not None else None
     config.show(path, os.environ, node.flags_of(**given), as_json=as_json)
+
+
+@config_app.command("running", cls=Client)
+def config_running_command(
+    as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
+    node: NodeOption = DEFAULT_NODE,
+    key_file: KeyOption = None,
+    data: DataOption = None,
+    control_key_file: ControlOption = None,
+) -> None:
+    """Show what a running node uses now, and where each value comes from.
+
+    Peers that `mesh peers` has changed are in `mesh peers list`. Example: mesh config running
+    """
+    from mesh.cli import in_force, peers
+
+    keys = peers.Keys(control_key_file, data)
+    RUNNER.run(partial(in_force.show, node_at(node, key_file), keys, as_json=as_json))
 
 
 @config_app.command("check", cls=Judged)
