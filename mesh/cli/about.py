@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mesh.cli.naming import NotHere, digest_named
+from mesh.cli.objects import print_summary
 from mesh.cli.tree import checked_chunks
 from mesh.cli.trees import told
 from mesh.cli.words import size_text
@@ -39,7 +40,7 @@ async def show(node: Address, name: str, *, as_json: bool) -> None:
             raise NotHere(f"blob {digest.hex()} is not on {client.place}")
         content = await _content(client, digest, place.size)
     if as_json:
-        print(msgspec.json.encode(_object(place, content)).decode())
+        print_summary("show", **_object(place, content))
         return
     for field, value in _lines(place, content):
         print(f"{field:<11} {value}")

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
-from mesh.cli.tree import Tree, selected, tree_named
+from mesh.cli.forms import Form
+from mesh.cli.objects import Rows
+from mesh.cli.tree import selected, tree_named
 from mesh.config import Address
 from mesh.core.manifest import Directory, Entry, File
 from mesh.core.spelling import spelled
@@ -17,16 +19,18 @@ from mesh.errors import printable
 from mesh.transport.client import node_client
 
 
-async def show_contents(node: Address, name: str, include: Sequence[str], *, as_json: bool) -> None:
-    """A line for each entry, as `tar tv` has it; or one JSON object."""
+async def show_contents(node: Address, name: str, include: Sequence[str], form: Form) -> None:
+    """A line for each entry, as `tar tv` has it; or as JSON."""
     async with node_client(node) as client:
         tree = await tree_named(client, name)
     entries = (selected(tree.manifest, include) if include else tree.manifest).entries
-    if as_json:
-        print(msgspec.json.encode(_object(tree, entries)).decode())
-        return
+    rows = Rows(form, "get", "entry", "entries")
     for entry in entries:
-        print(_line(entry))
+        if form.machine:
+            rows.add(_fields(entry))
+        else:
+            print(_line(entry))
+    rows.finish(manifest=tree.digest.hex())
 
 
 def _line(entry: Entry) -> str:
@@ -37,10 +41,6 @@ def _line(entry: Entry) -> str:
         return f"{stat.filemode(stat.S_IFDIR | entry.mode)} {'-':>14} {path}/"
     target = printable(os.fsdecode(entry.target))
     return f"{stat.filemode(stat.S_IFLNK | 0o777)} {'-':>14} {path} -> {target}"
-
-
-def _object(tree: Tree, entries: tuple[Entry, ...]) -> dict[str, Any]:
-    return {"manifest": tree.digest.hex(), "entries": [_fields(entry) for entry in entries]}
 
 
 def _fields(entry: Entry) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-import msgspec
-
+from mesh.cli.forms import Form
 from mesh.cli.naming import NotHere, digest_named
+from mesh.cli.objects import Rows
 from mesh.cli.streams import Input
 from mesh.config import Address
 from mesh.core.digest import Digest, parse_name
@@ -21,11 +21,11 @@ _PIECE = 64 * 1024
 
 
 class _Report:
-    """What was found, as lines at once or as one JSON object at the end."""
+    """What was found, as lines or as JSON."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._blobs: list[BlobHolders] = []
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._rows = Rows(form, "has", "blob", "blobs")
         self._silent: dict[str, SilentPeer] = {}
         self._peers = 0
         self.all_here = True
@@ -35,29 +35,25 @@ class _Report:
         self._silent |= {each.peer: each for each in answer.silent}
         for blob in answer.blobs:
             self.all_here = self.all_here and blob.here
-            if self._as_json:
-                self._blobs.append(blob)
-            else:
+            self._rows.add(blob)
+            if not self._form.machine:
                 print(f"{blob.digest}  {_here(here=blob.here)}  {_elsewhere(blob.peers, answer)}")
 
     def nothing(self, name: str) -> None:
         """No blob here begins with this prefix; nobody can be asked for it."""
         self.all_here = False
-        if self._as_json:
-            self._blobs.append(BlobHolders(name, here=False, peers=0))
-        else:
+        self._rows.add(BlobHolders(name, here=False, peers=0))
+        if not self._form.machine:
             print(f"{name}  {_here(here=False)}")
 
     def finish(self) -> None:
-        if self._as_json:
-            silent = sorted(self._silent.values(), key=lambda each: each.peer)
-            answer = HoldersAnswer(blobs=self._blobs, peers=self._peers, silent=silent)
-            print(msgspec.json.encode(answer).decode())
+        silent = sorted(self._silent.values(), key=lambda each: each.peer)
+        self._rows.finish(ok=self.all_here, peers=self._peers, silent=silent)
 
 
-async def has(node: Address, names: Sequence[str], *, as_json: bool) -> bool:
+async def has(node: Address, names: Sequence[str], form: Form) -> bool:
     """Whether all blobs that are named are on the node; `-` reads names from standard input."""
-    report = _Report(as_json=as_json)
+    report = _Report(form)
     async with node_client(node) as client:
         batch: list[Digest] = []
         async for name in _names(names):

@@ -6,6 +6,8 @@ import os
 
 import msgspec
 
+from mesh.cli.forms import Form
+from mesh.cli.objects import Rows
 from mesh.cli.words import size_text
 from mesh.config import Address
 from mesh.core.snapshot import Snapshot
@@ -41,20 +43,18 @@ def asked(
     return Asked(host=host, path=absolute, tag=tag, most=most)
 
 
-async def trees(node: Address, wanted: Asked, *, as_json: bool) -> None:
-    """A line for each snapshot, the newest first; or one JSON object."""
-    found: list[SnapshotAnswer] = []
+async def trees(node: Address, wanted: Asked, form: Form) -> None:
+    """A line for each snapshot, the newest first; or as JSON."""
+    rows = Rows(form, "trees", "snapshot", "snapshots")
     async with node_client(node) as client:
-        rows = client.snapshots(
+        found = client.snapshots(
             host=wanted.host, path=wanted.path, tag=wanted.tag, most=wanted.most
         )
-        async for snapshot in rows:
-            if as_json:
-                found.append(snapshot)
-            else:
+        async for snapshot in found:
+            rows.add(snapshot)
+            if not form.machine:
                 print(_line(snapshot))
-    if as_json:
-        print(msgspec.json.encode({"snapshots": found}).decode())
+    rows.finish()
 
 
 def _line(snapshot: SnapshotAnswer) -> str:

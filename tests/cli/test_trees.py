@@ -198,6 +198,9 @@ def test_snapshots_come_in_pages(
             break
         after = page["next"]
     assert paged == everything
+    lines = [json.loads(line) for line in run("trees", "--json-lines").stdout.splitlines()]
+    assert lines.pop() == {"event": "summary", "command": "trees", "count": len(everything)}
+    assert lines == [{"event": "snapshot", **one} for one in everything]
     times = [one["time"] for one in everything]
     assert times == sorted(times, reverse=True)
 
@@ -234,6 +237,12 @@ def test_a_tree_is_listed_without_its_files(run: Run, tmp_path: Path) -> None:
     listed = json.loads(run("get", "--tree", snapshot, "--list", "--json").stdout)
     blob = json.loads(run("get", manifest).stdout)
     assert (listed["manifest"], listed["entries"]) == (manifest, blob["entries"])
+    events = [
+        json.loads(line)
+        for line in run("get", "--tree", snapshot, "--list", "--json-lines").stdout.splitlines()
+    ]
+    assert events.pop()["count"] == len(events)
+    assert events == [{"event": "entry", **entry} for entry in blob["entries"]]
     some = run("get", "--tree", manifest, "--list", "--include", "*.c").stdout.decode()
     assert [line.split()[-1] for line in some.splitlines()] == ["sub/", "sub/deep/", "sub/deep/b.c"]
 
@@ -313,6 +322,9 @@ def test_has_says_what_is_here_and_on_how_many_peers(
     told = json.loads(mesh("has", name, "--json", env={"MESH_NODE": pair[1].url}).stdout)
     assert told["blobs"] == [{"digest": name, "here": True, "peers": 1}]
     assert (told["peers"], [each["peer"] for each in told["silent"]]) == (2, ["ghost"])
+    first, last = map(json.loads, run("has", name, "--json-lines").stdout.splitlines())
+    assert first == {"event": "blob", "digest": name, "here": True, "peers": 1}
+    assert (last["command"], last["ok"], last["count"], last["silent"]) == ("has", True, 1, [])
 
 
 def test_has_reads_thousands_of_names_as_other_programs_print_them(

@@ -51,7 +51,8 @@ def has_command(
         list[str] | None,
         typer.Argument(metavar="DIGEST...", help="or their first digits; - for standard input"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    as_json: JsonOption = False,
+    as_lines: LinesOption = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
@@ -62,13 +63,13 @@ def has_command(
         raise InputError("name digests, or - to read them from standard input, one a line")
     if names.count("-") > 1:
         raise InputError("standard input can be read once; give - once")
-    ask = partial(holding.has, as_json=as_json)
-    exit_unless(RUNNER.run(ask, node_at(node, key_file), names))
+    form = Form(json=as_json, lines=as_lines).judged()
+    exit_unless(RUNNER.run(holding.has, node_at(node, key_file), names, form))
 
 
 def show_command(
     name: Annotated[str, typer.Argument(metavar="DIGEST", help="or its first digits")],
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    as_json: JsonOption = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
@@ -83,14 +84,16 @@ def trees_command(
     path: Annotated[str | None, typer.Option(help="only of this directory")] = None,
     tag: Annotated[str | None, typer.Option(help="only with this tag")] = None,
     last: Annotated[int | None, typer.Option(min=1, help="so many at most, the newest")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    as_json: JsonOption = False,
+    as_lines: LinesOption = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
     """List the snapshots of trees, the newest first: time, snapshot, files, size, host/path."""
     from mesh.cli import trees
 
+    form = Form(json=as_json, lines=as_lines).judged()
     wanted = trees.asked(host, path, tag, last)
     with suppress(BrokenPipeError):  # whoever has seen enough goes, as `head` does
-        RUNNER.run(partial(trees.trees, as_json=as_json), node_at(node, key_file), wanted)
+        RUNNER.run(trees.trees, node_at(node, key_file), wanted, form)
         sys.stdout.flush()

@@ -93,7 +93,7 @@ def _list(node: Address, name: str, include: Sequence[str], form: Form) -> None:
     """What is in a tree."""
     from mesh.cli.contents import show_contents
 
-    shown = partial(show_contents, include=include, as_json=form.machine)
+    shown = partial(show_contents, include=include, form=form)
     with suppress(BrokenPipeError):  # whoever has seen enough goes, as `head` does
         RUNNER.run(shown, node, name)
         sys.stdout.flush()
