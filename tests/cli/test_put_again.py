@@ -254,16 +254,23 @@ class Meddling(Counts):
             self._meddle()
 
 
-@pytest.mark.parametrize("change", ["other bytes", "longer", "shorter"])
+@pytest.mark.parametrize("change", ["other bytes", "at the same time", "longer", "shorter"])
 def test_a_large_file_that_changes_before_it_is_sent(
     putting: Putting, tmp_path: Path, change: str
 ) -> None:
     large = tmp_path / "large"
     data = Random(change).randbytes(LARGE_BLOB + 1000)
-    contents = {"other bytes": data[::-1], "longer": data + b"more", "shorter": data[:-1000]}
+    contents = {"longer": data + b"more", "shorter": data[:-1000]}
+    contents |= {"other bytes": data[::-1], "at the same time": data[::-1]}
     large.write_bytes(data)
-    watcher = Meddling(len(data), lambda: large.write_bytes(contents[change]))
-    putting(large, watcher=watcher)
+    before = large.stat()
+
+    def meddle() -> None:
+        large.write_bytes(contents[change])
+        if change == "at the same time":  # only the node finds out that these are other bytes
+            os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    putting(large, watcher=Meddling(len(data), meddle))
     assert putting.lines == [(digest_of(contents[change]).hex(), str(large))]
     path = f"/v1/blobs/{putting.lines[0][0]}"
     assert putting.node.request("GET", path)[2] == contents[change]
