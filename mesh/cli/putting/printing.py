@@ -64,6 +64,10 @@ class Printer:
         """What is left out, and is no failure."""
         self._teller.note(f"mesh: {_text(source)}: {why}; left out")
 
+    def note(self, text: str) -> None:
+        """Something that is good to know, and concerns no file in particular."""
+        self._teller.note(f"mesh: {text}")
+
     def failed(self, source: bytes, why: str) -> None:
         """What could not be put."""
         self._teller.error(f"{_text(source)}: {why}")
