@@ -43,9 +43,9 @@ class Showing:
         _add(self._moved, run.ledger.tally)
 
     def trouble(self, name: str, dates: Dates) -> ErrorRow | None:
-        """The failures of rounds as one row; None when the last round did not fail."""
+        """The failures of rounds as one row; None when no round fails, or none is run."""
         standing = self._standing
-        if not standing.failures:
+        if standing.paused or not standing.failures:
             return None
         return ErrorRow(
             digest=None,

@@ -146,5 +146,8 @@ async def test_a_peer_with_which_rounds_fail_is_told_as_one_row(
         assert (row.digest, row.peer, row.missing, row.tries) == (None, "b:7280", None, 3)
         assert "connection reset" in row.reason
         assert (row.first_seconds_ago or 0.0) > (row.last_seconds_ago or 0.0)
+        await a.node.peers[0].pause()
+        assert told(a) == []
+        a.node.peers[0].resume()
         a.wire("b").broken = False
         assert (await a.node.retry()).errors == []
