@@ -11,8 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mesh.cli.progress import View
+from mesh.cli.progress import View, time_text
 from mesh.cli.streams import Outlet, outlet_of
+from mesh.cli.words import size_text
 
 # A bar that is shorter shows nothing; then the numbers have the line to themselves.
 _SHORTEST, _LONGEST = 8, 40
@@ -68,7 +69,7 @@ class Bar:
 
     def _line(self, view: View, width: int) -> Table:
         progress = view.progress
-        words = view.numbers(self._unit)
+        words = _fitting(_parts(view, self._unit), width - len(progress.what) - _SHORTEST - 2)
         room = width - len(progress.what) - len(words) - 2
         line = Table.grid(padding=(0, 1, 0, 0))
         cells: list[Text | ProgressBar] = [Text(progress.what)]
@@ -87,3 +88,34 @@ class Bar:
             line.add_column(no_wrap=True)
         line.add_row(*cells)
         return line
+
+
+def _parts(view: View, unit: str) -> dict[str, str]:
+    """What a bar says beside itself, shorter than a line of a log: 1.5/3.0 GiB."""
+    progress = view.progress
+    parts: dict[str, str] = {}
+    if progress.bytes is not None:
+        done, total = size_text(progress.bytes), progress.total_bytes
+        if total is not None:
+            whole = size_text(total)
+            number, of = done.split(), whole.split()
+            done = f"{number[0] if number[1] == of[1] else done}/{whole}"
+        parts["bytes"] = done
+    if progress.count is not None:
+        total_count = "" if progress.total is None else f"/{progress.total}"
+        parts["count"] = f"{progress.count}{total_count} {unit}"
+    if view.rate is not None:
+        parts["rate"] = f"{size_text(view.rate)}/s"
+    if view.left is not None:
+        parts["left"] = f"{time_text(view.left)} left"
+    return parts
+
+
+def _fitting(parts: dict[str, str], room: int) -> str:
+    """As many of the parts as have room, in their order; the count goes first, then the rate."""
+    for gone in ("", "count", "rate", "left"):
+        parts.pop(gone, None)
+        words = "  ".join(parts.values())
+        if len(words) <= room:
+            break
+    return words

@@ -99,12 +99,12 @@ def test_a_bar_shows_bytes_rate_and_time_left_and_goes_without_a_trace(
     with screen() as terminal, Valve(node.place, SOME) as valve:
         options = ["--node", valve.place, "--json-lines"]
         command = begun("get", NAME, "-o", tmp_path / "out", *options, stderr=terminal.end)
-        until(lambda: "of 9.6 MiB" in terminal.frames[-1])
+        until(lambda: "/9.6 MiB" in terminal.frames[-1])
         valve.open()
         out, _ = command.communicate(timeout=30)
         assert command.returncode == 0
         frame = terminal.frames[1]
-        assert re.match(r"fetching .*━.* \d\.\d MiB of 9\.6 MiB", frame), frame
+        assert re.match(r"fetching .*━.* \d\.\d/9\.6 MiB", frame), frame
         assert all(len(each) < 80 for each in terminal.frames)
         assert terminal.shown == ""
     *events, last = map(json.loads, out.splitlines())
@@ -140,7 +140,7 @@ def test_data_on_standard_output_is_only_the_data(node: NodeProcess, tmp_path: P
     with screen() as terminal, Valve(node.place, SOME) as valve, out:
         get = ["get", NAME, "--node", valve.place]
         command = begun(*get, stdout=out.fileno(), stderr=terminal.end)
-        until(lambda: "of 9.6 MiB" in terminal.frames[-1])
+        until(lambda: "/9.6 MiB" in terminal.frames[-1])
         valve.open()
         assert command.wait(30) == 0
     assert (tmp_path / "out").read_bytes() == LARGE
@@ -212,8 +212,8 @@ def test_a_put_shows_how_much_there_is_and_its_lines_are_whole(
     with screen(100) as terminal, Valve(node.place, 0) as valve:
         put = ["put", "--tree", tree, "--node", valve.place]
         command = begun(*put, stdout=terminal.end, stderr=terminal.end)
-        until(lambda: "of 9.6 MiB" in terminal.frames[-1])
-        assert "0 of 4 files" in terminal.frames[-1]
+        until(lambda: "/9.6 MiB" in terminal.frames[-1])
+        assert "0/4 files" in terminal.frames[-1]
         assert terminal.frames[-1].startswith("putting")
         valve.open()
         assert command.wait(30) == 0
@@ -314,7 +314,7 @@ def test_a_scrub_is_followed_to_its_end_or_left_to_itself(tmp_path: Path) -> Non
         slow.request("POST", "/v1/blobs", LARGE)
         follow = ["scrub", "start", "--follow", "--node"]
         command = begun(*follow, slow.url, stderr=terminal.end)
-        until(lambda: "of 9.6 MiB" in terminal.frames[-1])
+        until(lambda: "/9.6 MiB" in terminal.frames[-1])
         command.send_signal(signal.SIGINT)
         assert command.wait(30) == 130
         command.stdout.close()

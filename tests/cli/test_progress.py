@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.cli.bar import Bar
 from mesh.cli.forms import Form
 from mesh.cli.missing import Levelling
 from mesh.cli.progress import WINDOW, Meter, Progress, View, time_text
@@ -374,12 +376,36 @@ def test_nothing_tears_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = [piece for piece in plain.split("\r\x1b[K") if piece]
     bars = [piece for piece in pieces if piece.startswith("fetching")]
     assert len(bars) == 7
-    assert "6 B of 10 B" in bars[-1]
+    assert "6/10 B" in bars[-1]
     assert [piece for piece in pieces if piece not in bars] == [
         "DIGEST  PATH\r\n", "a line\r\n", "a note\r\n", "mesh: an error\r\n", "a log line\r\n",
         "a line of somebody else\r\n",
     ]  # fmt: skip
     assert written.endswith("\r\x1b[K")
+
+
+FULL = View(Progress("putting", 100, 20_000, 512 * MIB, 70 * 1024 * MIB), 3.0, 95.4 * MIB, 754.0)
+FRAMES = {
+    200: "putting ━.* 512.0 MiB/70.0 GiB  100/20000 files  95.4 MiB/s  12:34 left",
+    80: "putting ━.* 512.0 MiB/70.0 GiB  100/20000 files  95.4 MiB/s  12:34 left",
+    70: "putting ━.* 512.0 MiB/70.0 GiB  95.4 MiB/s  12:34 left",
+    50: "putting ━.* 512.0 MiB/70.0 GiB  12:34 left",
+    40: "putting ━.* 512.0 MiB/70.0 GiB",
+    20: "pu.*…",
+}
+
+
+@pytest.mark.parametrize("columns", [*range(2, 101), 200])
+def test_a_bar_is_one_line_and_says_what_fits(columns: int) -> None:
+    main, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, columns))
+    with open(end, "w") as screen:
+        Bar(screen, "files", []).show(FULL)
+    frame = re.sub(r"\x1b\[[0-9;]*m", "", everything(main)).removeprefix("\r\x1b[K")
+    assert len(frame) < columns
+    assert "\n" not in frame
+    if columns in FRAMES:
+        assert re.fullmatch(FRAMES[columns], frame), frame
 
 
 def test_a_view_is_a_value() -> None:
