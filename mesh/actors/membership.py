@@ -195,7 +195,8 @@ class Membership:
             await self._keep(changes)
         self._config, self._changes = config, changes
         await self._become(target)
-        log.info("peers: %s", said)
+        if said:
+            log.info("peers: %s", said)
         return said
 
     # --- deciding ------------------------------------------------------------------------------

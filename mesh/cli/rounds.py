@@ -31,7 +31,7 @@ async def sync(node: Address, names: list[str], teller: Teller) -> bool:
         if not names:
             names = [_place(peer.url) for peer in (await client.status(Status)).peers]
         if not names:
-            raise InputError("this node has no peers; start it with --peers")
+            raise InputError("this node has no peers; add one with `mesh peers add`")
         wanted = list(dict.fromkeys(names))
         rounds = partial(_rounds, client, wanted)
         results = await watched(client, teller, rounds, lambda peer: _is_named(peer, wanted))

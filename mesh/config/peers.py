@@ -52,7 +52,7 @@ class Address(msgspec.Struct, frozen=True):
         return self.url.partition("://")[2]
 
 
-class PeerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PeerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A peer as a table of the configuration file."""
 
     url: str

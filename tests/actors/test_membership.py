@@ -339,6 +339,11 @@ async def test_a_wait_says_which_peers_are_paused(autojump_clock: MockClock) -> 
         answer = await a.node.wait_and_tell(10.0, whole=True)
         assert not answer.level
         assert "c is paused here" in answer.beyond
+        # Neither does it look so to a node behind this one.
+        d = await world.start("d", ["a"])
+        answer = await d.node.wait_and_tell(10.0, whole=True)
+        assert not answer.level
+        assert "it is paused here, and `mesh peers resume" in answer.said
         await a.node.membership.order(Pause("b:7280", paused=True))
         answer = await a.node.wait_and_tell(10.0, whole=False)
         assert not answer.level
