@@ -92,3 +92,16 @@ def test_equal_nodes_are_equal(pair: tuple[NodeProcess, list[str], list[str]]) -
         until(lambda: other.status()["peers"][0]["in_sync"])
         done = mesh("diff", "one", "--node", other.url)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"one: equal\n", b"")
+
+
+def test_a_node_on_trio_tells_the_same(pair: tuple[NodeProcess, list[str], list[str]]) -> None:
+    one, _, theirs = pair
+    base = one.data.parent
+    with nodes() as start:
+        other = start(base / "four", "--config", str(base / "mesh.toml"), backend="trio")
+        until(lambda: other.status()["peers"][0]["missing_here"] == len(theirs))
+        done = mesh("diff", "two", "--node", other.url)
+        assert (done.returncode, done.stderr) == (1, b"")
+        *lines, last = done.stdout.decode().splitlines()
+        assert sorted(lines) == sorted(f"> {name}" for name in theirs)
+        assert last == "two: 0 blobs only here, 3 only there"
