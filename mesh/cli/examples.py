@@ -13,6 +13,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "mesh put photo.jpg video.mp4",
         "mesh put --tree ~/photos --exclude '*.tmp'  # the snapshot comes last",
         "mesh put --tree ~/photos --tag 'before the move'",
+        "mesh put --tree ~/photos --json | jq -r '.trees[0].snapshot'",
         "tar c ~/photos | mesh put -",
     ),
     "get": (
@@ -56,6 +57,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "wait": (
         "mesh wait --timeout 60",
+        "mesh wait --json-lines | jq .bytes_per_second",
         "mesh put photo.jpg && mesh wait --mesh  # every node has it then",
     ),
     "scrub": (
