@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from mesh.api.batches import ASKED, grouped
 from mesh.api.blobs import BlobInfo, Range, Stream
 from mesh.api.client import Client as AsyncClient
 from mesh.errors import InputError
@@ -79,6 +80,17 @@ class Client:
         if isinstance(source, bytes | bytearray | memoryview | os.PathLike):
             return self._portal.call(self._client.put, source)
         return self._portal.call(self._client.put, _Pulled(iter(source)))
+
+    def put_all(self, blobs: Iterable[bytes]) -> Sequence[str]:
+        """See `mesh.Blobs`."""
+        digests: list[str] = []
+        for group in grouped(blobs):
+            digests += self._portal.call(self._client.put_all, group)
+        return digests
+
+    def get_all(self, digests: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """See `mesh.Blobs`."""
+        return _drained(self._portal, self._client.get_all(tuple(digests)), ASKED)
 
     def get(self, digest: str, *, range: Range | None = None) -> bytes:  # noqa: A002
         """See `mesh.Blobs`."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
 import msgspec
 from anyio import create_task_group, to_thread
 
+from mesh.api.batches import ASKED, batch_of, grouped
 from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
 from mesh.api.listening import Listening
 from mesh.api.sources import Bytes, opened
 from mesh.config import Address, key_of, parse_peer, read_keys
-from mesh.core.digest import digest_of, parse_digest, parse_prefix
-from mesh.errors import ConfigError, Full, InputError, NotFound, Refused, one_line
+from mesh.core.digest import Digest, digest_of, parse_digest, parse_prefix
+from mesh.core.limits import LARGE_BLOB
+from mesh.errors import ConfigError, Corrupt, Full, InputError, NotFound, Refused, one_line
 from mesh.racing import Ungrouped
 from mesh.status import RoundStats, Status, WaitAnswer
 from mesh.transport.client import NodeClient, checked, node_client
+from mesh.wire.frames import Kind
 
 # Above this size hashing takes longer than a hop to a thread and back.
 _ASIDE = 128 * 1024
@@ -93,6 +97,50 @@ class Client:
                 digest = taken.digest
             checked(stored, digest)
         return digest.hex()
+
+    async def put_all(self, blobs: Iterable[bytes]) -> Sequence[str]:
+        """See `mesh.Blobs`."""
+        digests: list[str] = []
+        for group in grouped(blobs):
+            if len(group[0]) >= LARGE_BLOB:  # alone, see `grouped`
+                digests.append(await self.put(group[0]))
+                continue
+            names = [digest_of(data) for data in group]
+            body = batch_of(zip(names, group, strict=True))
+            with self._said():
+                stored = await self._node.put_batch(body, len(body))
+            if stored.rejected:
+                raise Corrupt(f"{stored.rejected} of {len(group)} blobs arrived damaged; try again")
+            digests += [name.hex() for name in names]
+        return digests
+
+    async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
+        """See `mesh.Blobs`."""
+        asked = iter(digests)
+        while group := [parse_digest(digest) for digest in islice(asked, ASKED)]:
+            found: dict[Digest, bytes] = {}
+            later = set(group)
+            for name in group:
+                if name in later:
+                    wanted = [each for each in dict.fromkeys(group) if each in later]
+                    found, later = await self._batch(wanted)
+                data = found.get(name)
+                # What is large, or nobody has, is asked for by itself.
+                yield name.hex(), data if data is not None else await self.get(name.hex())
+
+    async def _batch(self, names: Sequence[Digest]) -> tuple[dict[Digest, bytes], set[Digest]]:
+        """What came of `names`, checked, and those for which the answer had no room."""
+        found: dict[Digest, bytes] = {}
+        later: set[Digest] = set()
+        with Ungrouped(), self._said():
+            async with self._node.batch(names) as groups:
+                async for frames in groups:
+                    for frame in frames:
+                        if frame.kind == Kind.LATER:
+                            later.add(frame.digest)
+                        elif frame.kind == Kind.BLOB and digest_of(frame.data) == frame.digest:
+                            found[frame.digest] = frame.data
+        return found, later
 
     async def get(self, digest: str, *, range: Range | None = None) -> bytes:  # noqa: A002
         """See `mesh.Blobs`."""

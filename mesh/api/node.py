@@ -20,6 +20,7 @@ import msgspec
 from anyio import create_task_group
 
 from mesh.api.assembly import Parts, assembled, run_until_stopped
+from mesh.api.batches import grouped
 from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
 from mesh.api.sources import Bytes, Chunks, opened
 from mesh.config import Config, problems_of
@@ -204,6 +205,25 @@ class Node:
         if not more:
             node.keeper.disk.admit(size)
 
+    async def put_all(self, blobs: Iterable[bytes]) -> Sequence[str]:
+        """See `mesh.Blobs`."""
+        node, digests = self._node, list[str]()
+        for group in grouped(blobs):
+            if len(group[0]) >= LARGE_BLOB:  # alone, see `grouped`
+                digests.append(await self.put(group[0]))
+                continue
+            for data in group:
+                self._admit(node, len(data))
+            items = await node.work(_named, group)
+            await node.keeper.put(items)
+            digests += [item.digest.hex() for item in items]
+        return digests
+
+    async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
+        """See `mesh.Blobs`."""
+        for digest in digests:
+            yield digest, await self.get(digest)
+
     async def get(self, digest: str, *, range: Range | None = None) -> bytes:  # noqa: A002
         """See `mesh.Blobs`."""
         async with self.open(digest, range=range) as stream:
@@ -282,6 +302,10 @@ class Node:
     async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
         """See `mesh.Blobs`."""
         return await self._node.wait_and_tell(timeout, whole=whole)
+
+
+def _named(group: list[bytes]) -> list[Blob]:
+    return [Blob(digest_of(data), data) for data in group]
 
 
 async def _kept(node: Actors, item: Item) -> str:

@@ -70,6 +70,31 @@ async def test_what_is_put_is_got(kind: str, served: NodeProcess, tmp_path: Path
 
 @KINDS
 @on_both_loops
+async def test_many_at_once(kind: str, served: NodeProcess, tmp_path: Path) -> None:
+    async with each(kind, served, tmp_path) as blobs:
+        data = [b"one of many, %d" % n for n in range(1100)]
+        data[3:3] = [bytes(4 * 2**20 + n) for n in range(2)]
+        data += [data[7], b"", b"x" * (4 * 2**20 - 1)] * 2
+        digests = await blobs.put_all(iter(data))
+        assert digests == [named(each) for each in data]
+        assert [pair async for pair in blobs.get_all(digests)] == list(
+            zip(digests, data, strict=True)
+        )
+        assert await blobs.put_all([]) == []
+        absent = named(b"nobody has this")
+        got: list[str] = []
+        with pytest.raises(mesh.NotFound, match=absent):  # noqa: PT012 - the loop is the call
+            async for digest, _ in blobs.get_all([digests[0], absent, digests[1]]):
+                got.append(digest)
+        assert got == digests[:1]
+        with pytest.raises(mesh.InputError, match="str"):
+            await blobs.put_all(["text"])  # type: ignore[list-item]
+        with pytest.raises(mesh.TooMuch):
+            await blobs.put_all([b"small", bytes(LIMIT + 1)])
+
+
+@KINDS
+@on_both_loops
 async def test_a_range_is_a_slice(kind: str, served: NodeProcess, tmp_path: Path) -> None:
     async with each(kind, served, tmp_path) as blobs:
         for size, inner in ((0, 0), (10, 7), (4 * 2**20 + 5, 2**20)):

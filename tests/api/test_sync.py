@@ -39,6 +39,8 @@ def test_all_that_a_client_can_do(client: mesh.sync.Client, tmp_path: Path) -> N
     assert [client.get(digest) for digest in digests] == wanted
     assert client.get(digests[0], range=(1, 3)) == b"yt"
     assert client.size(digests[2]) == 11
+    assert list(client.put_all(wanted)) == digests
+    assert list(client.get_all(iter(digests))) == list(zip(digests, wanted, strict=True))
     absent = digest_of(b"absent").hex()
     assert client.has([*digests, absent]) == set(digests)
     assert {blob.digest for blob in client.list()} >= set(digests)
