@@ -196,3 +196,19 @@ async def test_when_a_blob_came_is_known_to_the_minute_until_the_index_is_lost(
         await commit(store, b"four")
         assert [await came(store, data) for data in (b"one", large)] == [None, None]
         assert await came(store, b"four") == start + 100
+
+
+@pytest.mark.parametrize("value", ["'x'", "1e300", "-5.0", "x'00'"])
+async def test_a_time_that_is_none_keeps_nobody_from_reading_or_writing(
+    root: Path, value: str
+) -> None:
+    with closing(sqlite3.connect(root / "index.sqlite")) as db, db:
+        assert db.execute(f"UPDATE times SET at = {value}").rowcount == 1
+    async with opened(root) as store:
+        place = await store.place(TOLD[0].digest)
+        assert place is not None
+        assert place.came is None
+        await commit(store, b"later")
+        place = await store.place(digest_of(b"later"))
+        assert place is not None
+        assert place.came == Clock().now

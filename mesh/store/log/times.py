@@ -6,6 +6,7 @@ The log does not tell, so this is lost with the index. It is for people, and dec
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import NamedTuple
 
 COLUMNS = "segment, offset, at FROM times"
@@ -22,6 +23,9 @@ CREATE TABLE IF NOT EXISTS times (
 # A row is good for so many seconds: people ask for the day and the minute, and a node that takes
 # blobs all the time gets 15 MB of rows a year.
 _SECONDS = 60.0
+
+# The year 9999 ends: what is later is no time that a clock said, but a flipped bit.
+_END = 253_402_300_800.0
 
 
 class Since(NamedTuple):
@@ -42,8 +46,7 @@ class Times:
     def note(self, since: Since) -> None:
         """Add a row, unless the last one says the same."""
         query = f"SELECT {COLUMNS} ORDER BY segment DESC, offset DESC LIMIT 1"
-        row = self._db.execute(query).fetchone()
-        last = row[2] if row is not None else None
+        last = _time(self._db.execute(query).fetchone())
         if since.at is None or last is None:
             same = since.at is None and last is None
         else:
@@ -57,8 +60,7 @@ class Times:
             f"SELECT {COLUMNS} WHERE (segment, offset) <= (?, ?) "
             "ORDER BY segment DESC, offset DESC LIMIT 1"
         )
-        row = self._db.execute(query, (segment, offset)).fetchone()
-        return row[2] if row is not None and type(row[2]) is float else None
+        return _time(self._db.execute(query, (segment, offset)).fetchone())
 
     def take(self, other: Times, end: tuple[int, int]) -> None:
         """The rows of another index of the same log, which knows the log up to `end`."""
@@ -68,3 +70,9 @@ class Times:
 
     def _rows(self) -> list[tuple[int, int, float | None]]:
         return self._db.execute(f"SELECT {COLUMNS} ORDER BY segment, offset").fetchall()
+
+
+def _time(row: Sequence[object] | None) -> float | None:
+    """The time in a row; None for none, and for what cannot be one: SQLite checks no types."""
+    at = row[2] if row is not None else None
+    return at if isinstance(at, float) and 0 <= at < _END else None
