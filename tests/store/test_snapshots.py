@@ -15,7 +15,7 @@ from mesh.core.digest import digest_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.snapshot import encode
 from mesh.offload import Inline
-from mesh.store.base import Blob, ListedSnapshot, Place, SnapshotFilter
+from mesh.store.base import Blob, Cursor, ListedSnapshot, Place, SnapshotFilter
 from mesh.store.care.readonly import index_in_memory
 from mesh.store.care.rebuild import rebuild
 from mesh.store.care.upgrade import upgrade
@@ -212,3 +212,13 @@ async def test_a_time_that_is_none_keeps_nobody_from_reading_or_writing(
         place = await store.place(digest_of(b"later"))
         assert place is not None
         assert place.came == Clock().now
+
+
+async def test_a_scrub_finds_a_snapshot_that_would_not_be_found(root: Path) -> None:
+    with closing(sqlite3.connect(root / "index.sqlite")) as db, db:
+        db.execute("UPDATE snapshots SET host = 'i1' WHERE host = 'h1'")
+    async with opened(root) as store:
+        assert await store.snapshots(SnapshotFilter(host="h1"), None, 100) == []
+        await store.scrub(Cursor(), 1)
+        found = await store.snapshots(SnapshotFilter(host="h1"), None, 100)
+        assert found == [each for each in TOLD[::-1] if each.snapshot.host == "h1"]

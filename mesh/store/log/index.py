@@ -382,11 +382,14 @@ class Index:
     def check(self) -> None:
         """Have SQLite compare its tables with their indexes; IndexDamaged when they do not fit.
 
-        The sums cover the rows, not the order of places. Some seconds a million rows.
+        The sums cover the rows, not the order of places. Some seconds a million rows. The snapshots
+        are compared with their blobs.
         """
         (said,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         if said != "ok":
             raise IndexDamaged(f"its places are damaged: {said}")
+        if not self.outdated:
+            self.snapshots.check()
 
     def is_wanted(self, digest: Digest) -> bool:
         """Whether a blob is wanted."""
