@@ -355,10 +355,16 @@ def test_a_node_whose_terminal_goes_stops(tmp_path: Path) -> None:
     if not process:
         os.environ.update(environment())
         os.execv(sys.executable, command(tmp_path, "a"))
-    said = b""
-    while b"listening" not in said:
-        said += os.read(terminal, 1000)
-    os.close(terminal)
-    _, status = os.waitpid(process, 0)
+    status = None
+    try:
+        said = b""
+        while b"listening" not in said:
+            said += os.read(terminal, 1000)
+        os.close(terminal)
+        _, status = os.waitpid(process, 0)
+    finally:
+        if status is None:  # it did not stop, or did not start
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
     assert os.waitstatus_to_exitcode(status) in (0, 1)
     (tmp_path / "a" / "node.json").stat()
