@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
-from mesh.core.digest import Digest
+from mesh.core.digest import Digest, digest_of, parse_digest
 from mesh.core.limits import LARGE_BLOB
 from mesh.errors import InputError
-from mesh.wire.frames import Kind, end, frame
+from mesh.wire.frames import Frame, Kind, end, frame
 
 # One request's worth: enough that its own cost, some ms, vanishes beside what it carries.
 _BLOBS = 1000
@@ -47,3 +48,29 @@ def batch_of(blobs: Iterable[tuple[Digest, bytes]]) -> bytes:
     for digest, data in blobs:
         pieces += (frame(Kind.BLOB, digest, len(data)), data)
     return b"".join([*pieces, end(len(pieces) // 2)])
+
+
+async def in_batches(
+    digests: Iterable[str],
+    batch: Callable[[Sequence[Digest]], Awaitable[list[Frame]]],
+    single: Callable[[str], Awaitable[bytes]],
+) -> AsyncIterator[tuple[str, bytes]]:
+    """The blobs of `digests` in order, most of them by `batch`, checked.
+
+    What is large, absent or damaged on its way is left to `single`, which says what is wrong.
+    """
+    asked = iter(digests)
+    while group := [parse_digest(digest) for digest in islice(asked, ASKED)]:
+        found: dict[Digest, bytes] = {}
+        later = set(group)
+        for name in group:
+            if name in later:
+                frames = await batch([each for each in dict.fromkeys(group) if each in later])
+                later = {each.digest for each in frames if each.kind == Kind.LATER}
+                found = {
+                    each.digest: each.data
+                    for each in frames
+                    if each.kind == Kind.BLOB and digest_of(each.data) == each.digest
+                }
+            data = found.get(name)
+            yield name.hex(), data if data is not None else await single(name.hex())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
 import msgspec
 from anyio import create_task_group, to_thread
 
-from mesh.api.batches import ASKED, batch_of, grouped
+from mesh.api.batches import batch_of, grouped, in_batches
 from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
 from mesh.api.listening import Listening
 from mesh.api.sources import Bytes, opened
@@ -23,7 +22,7 @@ from mesh.errors import ConfigError, Corrupt, Full, InputError, NotFound, Refuse
 from mesh.racing import Ungrouped
 from mesh.status import RoundStats, Status, WaitAnswer
 from mesh.transport.client import NodeClient, checked, node_client
-from mesh.wire.frames import Kind
+from mesh.wire.frames import Frame
 
 # Above this size hashing takes longer than a hop to a thread and back.
 _ASIDE = 128 * 1024
@@ -116,31 +115,16 @@ class Client:
 
     async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
         """See `mesh.Blobs`."""
-        asked = iter(digests)
-        while group := [parse_digest(digest) for digest in islice(asked, ASKED)]:
-            found: dict[Digest, bytes] = {}
-            later = set(group)
-            for name in group:
-                if name in later:
-                    wanted = [each for each in dict.fromkeys(group) if each in later]
-                    found, later = await self._batch(wanted)
-                data = found.get(name)
-                # What is large, or nobody has, is asked for by itself.
-                yield name.hex(), data if data is not None else await self.get(name.hex())
+        async for digest, data in in_batches(digests, self._batch, self.get):
+            yield digest, data
 
-    async def _batch(self, names: Sequence[Digest]) -> tuple[dict[Digest, bytes], set[Digest]]:
-        """What came of `names`, checked, and those for which the answer had no room."""
-        found: dict[Digest, bytes] = {}
-        later: set[Digest] = set()
+    async def _batch(self, names: Sequence[Digest]) -> list[Frame]:
+        found: list[Frame] = []
         with Ungrouped(), self._said():
             async with self._node.batch(names) as groups:
                 async for frames in groups:
-                    for frame in frames:
-                        if frame.kind == Kind.LATER:
-                            later.add(frame.digest)
-                        elif frame.kind == Kind.BLOB and digest_of(frame.data) == frame.digest:
-                            found[frame.digest] = frame.data
-        return found, later
+                    found += frames
+        return found
 
     async def get(self, digest: str, *, range: Range | None = None) -> bytes:  # noqa: A002
         """See `mesh.Blobs`."""

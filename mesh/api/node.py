@@ -20,7 +20,7 @@ import msgspec
 from anyio import create_task_group
 
 from mesh.api.assembly import Parts, assembled, run_until_stopped
-from mesh.api.batches import grouped
+from mesh.api.batches import grouped, in_batches
 from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
 from mesh.api.sources import Bytes, Chunks, opened
 from mesh.config import Config, problems_of
@@ -35,6 +35,7 @@ from mesh.server.serve import bind, url_of
 from mesh.status import RoundStats, Status, WaitAnswer
 from mesh.store.base import Blob, Item
 from mesh.store.directory import DataDirectory
+from mesh.wire.frames import Frame, FrameReader
 
 # Above this size hashing takes longer than a hop to a thread and back.
 _ASIDE = 128 * 1024
@@ -221,8 +222,15 @@ class Node:
 
     async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
         """See `mesh.Blobs`."""
-        for digest in digests:
-            yield digest, await self.get(digest)
+        async for digest, data in in_batches(digests, self._batch, self.get):
+            yield digest, data
+
+    async def _batch(self, names: Sequence[Digest]) -> list[Frame]:
+        reader, found = FrameReader(), list[Frame]()
+        async with aclosing(self._node.reader.frames(names)) as chunks:
+            async for chunk in chunks:
+                found += reader.feed(chunk)
+        return found
 
     async def get(self, digest: str, *, range: Range | None = None) -> bytes:  # noqa: A002
         """See `mesh.Blobs`."""
