@@ -71,7 +71,7 @@ app.add_typer(store.store_app, name="store")
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def bench_command(context: typer.Context) -> None:
-    """Measure what a mesh costs on this machine: reconcile, replicate, put, node, plot."""
+    """Measure what a mesh costs on this machine."""
     from mesh.cli.bench import bench_app
 
     loaded()

@@ -56,7 +56,10 @@ def has_command(
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """Say which blobs are here, and on how many peers; exit with 1 if one is not here."""
+    """Say which blobs are here, and on how many peers.
+
+    The exit code is 1 if one of them is not here.
+    """
     from mesh.cli import holding
 
     if not names:
@@ -73,7 +76,7 @@ def show_command(
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """Say what a blob is, where on the node it is stored, and when it came."""
+    """Say what a blob is, where it is stored, and when it came."""
     from mesh.cli import about
 
     RUNNER.run(partial(about.show, as_json=as_json), node_at(node, key_file), name)
@@ -89,7 +92,10 @@ def trees_command(
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """List the snapshots of trees, the newest first: time, snapshot, files, size, host/path."""
+    """List the trees that were put, the newest first.
+
+    Each line has the time, the snapshot, the number of files, their size, and host/path.
+    """
     from mesh.cli import trees
 
     form = Form(json=as_json, lines=as_lines).judged()

@@ -57,7 +57,7 @@ def get_command(
     *,
     form: Form,
 ) -> None:
-    """Fetch a blob to standard output or a file, or restore a directory."""
+    """Fetch a blob or one file of a tree, or restore a tree."""
     from mesh.cli import get
     from mesh.cli.teller import Teller
 

@@ -12,7 +12,7 @@ from mesh.cli.arguments import Client
 from mesh.cli.commands.common import DEFAULT_NODE, RUNNER, KeyOption, NodeOption, node_at
 
 peers_app = typer.Typer(
-    help="Show and change the peers of a running node; changes are kept over restarts.",
+    help="Show and change the peers of a running node.",
     no_args_is_help=True,
 )
 
@@ -164,7 +164,9 @@ def reload_command(
     data: DataOption = None,
     control_key_file: ControlOption = None,
 ) -> None:
-    """Have a node read its configuration and its key files again, as SIGHUP does.
+    """Have a node read its configuration and keys again.
+
+    SIGHUP does the same.
 
     Peers and keys take effect at once; the answer names the settings that wait for a restart.
     Example: mesh reload

@@ -59,7 +59,10 @@ def put_command(
     *,
     form: Form,
 ) -> None:
-    """Store files; prints "DIGEST  PATH" for each, durable when printed."""
+    """Store files and directories in a node.
+
+    Prints "DIGEST  PATH" for each file as soon as it is durable.
+    """
     from mesh.cli import put
     from mesh.cli.teller import Teller
 

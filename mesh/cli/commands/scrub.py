@@ -41,7 +41,10 @@ def scrub_command(
     *,
     form: Form,
 ) -> None:
-    """Read everything again to find what has rotted: start, pause, resume, or see how it stands."""
+    """Read everything again to find what has rotted.
+
+    Start a scrub, pause it, resume it, or see how it stands.
+    """
     from mesh.cli import scrub
 
     address = node_at(node, key_file)

@@ -61,10 +61,11 @@ def diff_command(
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """Say which blobs a node and its peer do not both have; nothing is moved.
+    """Say which blobs only a node or only its peer has.
 
-    "< DIGEST" is only at the node, "> DIGEST" only at the peer. Exit code 0: the two are equal;
-    1: they differ; 3: the peer could not be compared with, or not to the end.
+    "< DIGEST" is only at the node, "> DIGEST" only at the peer. Nothing is moved.
+    Exit code 0: the two are equal; 1: they differ; 3: the peer could not be compared with, or not
+    to the end.
     """
     from mesh.cli import diff
 
@@ -86,7 +87,10 @@ def errors_command(
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
-    """List what keeps failing: blobs that do not move, peers that fail, blobs that were lost."""
+    """List what keeps failing, and why.
+
+    That is blobs that do not move, peers that fail, and blobs that were lost.
+    """
     from mesh.cli import errors
 
     address = node_at(node, key_file)
@@ -104,7 +108,10 @@ def sync_command(
     *,
     form: Form,
 ) -> None:
-    """Run a round with peers now, both ways; exit 1 unless all of them are level after it."""
+    """Run a round with peers now, both ways.
+
+    The exit code is 1 unless all of them are level after it.
+    """
     from mesh.cli import rounds
     from mesh.cli.teller import Teller
 
@@ -124,7 +131,10 @@ def wait_command(
     *,
     form: Form,
 ) -> None:
-    """Wait until this node and its peers hold the same blobs; exit 1 without peers."""
+    """Wait until a node and its peers hold the same blobs.
+
+    The exit code is 1 when the time is over first, and without peers.
+    """
     from mesh.cli import rounds
     from mesh.cli.teller import Teller
 
