@@ -72,6 +72,17 @@ class _Call(Generic[T]):
         return self._outcome[0]
 
 
+def _then(call: _Call[Any], done: Callable[[], None], token: Any) -> Callable[[], None]:
+    """`call`, for a thread that is not anyio's, and then `done` on the event loop of `token`."""
+
+    def work() -> None:
+        call()
+        with suppress(anyio.RunFinishedError):  # nobody waits any more
+            anyio.from_thread.run_sync(done, token=token)
+
+    return work
+
+
 async def _wait_for(call: _Call[Any]) -> None:
     """Return once a thread has done with `call`, whose caller is cancelled.
 
@@ -115,6 +126,27 @@ class Threads:
         """The threads are anyio's."""
 
 
+class Reading:
+    """Runs it on a thread of its own, which is left alone when the caller is cancelled.
+
+    For reading what a user named, which changes nothing: a FIFO, or a file system that hangs, may
+    keep the thread for ever, and must not keep anybody who waits for it, nor the process.
+    """
+
+    async def __call__(self, func: Callable[..., T], *args: Any) -> T:
+        """func(*args) in a new thread."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        call = _Call(func, args)
+        done = anyio.Event()
+        work = _then(call, done.set, anyio.lowlevel.current_token())
+        threading.Thread(target=work, name="mesh-reading", daemon=True).start()
+        await done.wait()
+        return call.result()
+
+    def close(self) -> None:
+        """Each thread ends with its call."""
+
+
 class Lane:
     """One thread that runs calls in the order in which they came.
 
@@ -133,13 +165,7 @@ class Lane:
         await anyio.lowlevel.checkpoint_if_cancelled()
         call = _Call(func, args)
         done = anyio.Event()
-        token = anyio.lowlevel.current_token()
-
-        def answered() -> None:
-            call()
-            with suppress(anyio.RunFinishedError):  # nobody waits any more
-                anyio.from_thread.run_sync(done.set, token=token)
-
+        answered = _then(call, done.set, anyio.lowlevel.current_token())
         self._calls.put(answered)
         try:
             with anyio.CancelScope(shield=True):

@@ -37,7 +37,7 @@ from mesh.config import (
 from mesh.core.tree import Tree
 from mesh.errors import ConfigError, StoreError, one_line
 from mesh.node import Identity, Node
-from mesh.offload import Lane, Offload, Threads
+from mesh.offload import Lane, Offload, Reading, Threads
 from mesh.server.app import Asgi, create_app
 from mesh.server.control import Control
 from mesh.server.serve import serve
@@ -103,7 +103,7 @@ async def assembled(
         store = DiskStore(files, directory.path / "index.sqlite", Lane, work)
         changes, keep = kept_peers(directory, work)
         node = Node(config, identity, store, connect, work, Random(), changes, keep)  # noqa: S311 - jitter
-        reloader = Reloader(config, sources, node.membership, work)
+        reloader = Reloader(config, sources, node.membership, Reading())
         data = str(directory.path.absolute())
         control = Control(
             control_key(directory), data, reloader.accepted, reloader.reload, reloader.shown

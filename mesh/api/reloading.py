@@ -19,6 +19,9 @@ from mesh.status import Reloaded
 
 log = logging.getLogger("mesh")
 
+# Seconds in which the configuration and its key files have to be read.
+_READING = 10.0
+
 
 class Reloader:
     """Owns the configuration that is in force. Reloads one at a time."""
@@ -26,7 +29,10 @@ class Reloader:
     def __init__(
         self, config: Config, sources: Sources | None, membership: Membership, work: Offload
     ) -> None:
-        """`config` is what the node was started with, `sources` where that came from, if known."""
+        """`config` is what the node was started with, `sources` where that came from, if known.
+
+        `work` reads them. What it reads may hang, so it has to leave what is cancelled alone.
+        """
         self._started = config
         self._config = config
         self._sources = sources
@@ -56,8 +62,7 @@ class Reloader:
         if self._sources is None:
             raise ConfigError("this node was not started from a file that could be read again")
         async with self._one_at_a_time:
-            config = await self._work(load, *self._sources)
-            found = await self._work(origins, self._sources)
+            config, found = await self._read(self._sources)
             self._check(config)
             peers = await self._membership.order(Configure(config))
             before, self._config = self._config, config
@@ -70,6 +75,17 @@ class Reloader:
         answer = Reloaded(changed=changed, restart=self._waiting(config))
         log.info("reloaded: %s", answer.said)
         return answer
+
+    async def _read(self, sources: Sources) -> tuple[Config, dict[str, str]]:
+        """The configuration, and where its settings come from."""
+        try:
+            with anyio.fail_after(_READING):
+                return await self._work(_loaded, sources)
+        except TimeoutError:
+            raise ConfigError(
+                f"the configuration and its key files could not be read within {_READING:g} s; "
+                "is one of them a FIFO, or on a file system that hangs?"
+            ) from None
 
     def _check(self, config: Config) -> None:
         """The node goes on listening where it does, whatever the new configuration says."""
@@ -90,3 +106,7 @@ class Reloader:
         if config.shared_secret() != self._started.shared_secret():
             waiting.append("the key of the sketches (until then some rounds take longer)")
         return waiting
+
+
+def _loaded(sources: Sources) -> tuple[Config, dict[str, str]]:
+    return load(*sources), origins(sources)

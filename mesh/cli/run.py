@@ -136,6 +136,29 @@ def _cannot_start(error: BaseException) -> ConfigError:
     return ConfigError(f"cannot start: {where}{why}")
 
 
+class _Reloads:
+    """Reloads one after the other, beside whoever listens to signals.
+
+    A reload may take long, and the signal that stops the node has to be heard meanwhile. However
+    often one is asked for while another runs, one more will do: it reads what is there then.
+    """
+
+    def __init__(self, reload: Callable[[], Awaitable[Reloaded]]) -> None:
+        self._reload = reload
+        self._asked = anyio.Event()
+
+    def ask(self) -> None:
+        """Have the configuration read soon."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Reload whenever that was asked for, until cancelled."""
+        while True:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            await _reload(self._reload)
+
+
 async def _until_signal(
     stop: anyio.Event,
     reload: Callable[[], Awaitable[Reloaded]],
@@ -146,6 +169,11 @@ async def _until_signal(
     SIGHUP asks for a reload, unless it comes because the terminal has gone on which the node was
     started: then it asks for a stop. `nohup` has it ignored, and that stays so.
     """
+    reloads = _Reloads(reload)
+    await beside(reloads.run, partial(_listen, stop, reloads, hangups))
+
+
+async def _listen(stop: anyio.Event, reloads: _Reloads, hangups: _Hangups) -> None:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -154,7 +182,7 @@ async def _until_signal(
             os.kill(os.getpid(), signal.SIGHUP)
         async for number in signals:
             if number == signal.SIGHUP and not hangups.terminal_gone:
-                await _reload(reload)
+                reloads.ask()
                 continue
             if stop.is_set():
                 # Nothing acknowledged can be lost: it is durable before it is acknowledged.

@@ -9,6 +9,8 @@ import signal
 import stat
 import subprocess
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -314,6 +316,28 @@ def test_a_reload_never_opens_a_node_to_the_network(tmp_path: Path, backend: str
             assert [key.reveal() for key in reloader.accepted()] == [b"one"]
 
     anyio.run(refused, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_node_stops_while_its_configuration_hangs(tmp_path: Path, backend: str) -> None:
+    file, keys = tmp_path / "mesh.toml", tmp_path / "keys"
+    file.write_text("")
+    os.mkfifo(keys)
+    with nodes() as start:
+        node = start(tmp_path / "a", "--config", str(file), backend=backend)
+        file.write_text(f'peer_key_file = "{keys}"\n')
+        node.process.send_signal(signal.SIGHUP)
+        # It waits for what is written here, which is nothing.
+        writing = until(partial(opened, keys))
+        assert node.stop() == 0
+        os.close(writing)
+
+
+def opened(fifo: Path) -> int | None:
+    """The end of a FIFO to write to; None while nobody reads it."""
+    with suppress(OSError):
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    return None
 
 
 def nobody(listed: Listed) -> tuple[Peer, Replica]:

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from anyio import create_task_group
+from anyio import create_task_group, move_on_after
 from anyio.lowlevel import checkpoint
 
-from mesh.offload import Lane, Threads
+from mesh.offload import Lane, Reading, Threads
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +95,15 @@ async def test_a_call_that_has_not_begun_is_not_made_for_a_caller_that_is_cancel
     await work(made.append, "the next one")
     assert made == ["the next one"]
     work.close()
+
+
+async def test_reading_that_hangs_is_left_alone_when_its_caller_is_cancelled() -> None:
+    work, go_on = Reading(), threading.Event()
+    with move_on_after(0.05) as scope:
+        await work(go_on.wait, 30)
+    assert scope.cancelled_caught
+    assert not go_on.is_set()
+    go_on.set()
+    assert await work(go_on.wait, 30)
+    with pytest.raises(ZeroDivisionError):
+        await work(divmod, 1, 0)
