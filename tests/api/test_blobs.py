@@ -197,3 +197,16 @@ async def test_a_file_that_changes_is_not_put(
         group.start_soon(write)
         with pytest.raises(mesh.InputError, match="changed while it was read"):
             await blobs.put(file)
+
+
+@on_both_loops
+async def test_a_whole_blob_that_is_another_one_is_corrupt() -> None:
+    async def wrong() -> AsyncIterator[bytes]:
+        yield b"these are "
+        yield b"other bytes"
+
+    name = digest_of(b"twenty-one good bytes")
+    with pytest.raises(mesh.Corrupt, match=name.hex()):
+        await mesh.Stream(name, 21, 0, 21, wrong()).read()
+    # A part has no name by which it could be checked.
+    assert await mesh.Stream(name, 90, 5, 26, wrong()).read() == b"these are other bytes"
