@@ -113,30 +113,41 @@ def _below(root: bytes, excluded: Callable[[bytes], bool], device: int | None) -
         source = os.path.join(root, path) if path else root
         try:
             if key == path and key:
-                yield _found(path, source, os.lstat(source))
+                found = _found(path, source, os.lstat(source))
+                if isinstance(found, FoundDirectory):
+                    _expect(pending, key + b"/")
+                yield found
             else:
                 keys = _keys(key, source, device)
-                pending.extend(key for key in keys if not excluded(key.rstrip(b"/")))
+                pending.extend(key for key in keys if not excluded(key))
         except OSError as error:
             yield Unreadable(path, source, _reason(error))
+
+
+def _expect(pending: list[bytes], listing: bytes) -> None:
+    """Have a directory listed that was just found, and nothing else that once was one.
+
+    What the directory above said of it may be long out of date. A file below something that is no
+    directory would make a manifest impossible, and a directory that is not listed seems empty.
+    Little is passed over: only names that go on with a character before "/", such as "-" or ".".
+    """
+    at = len(pending)
+    while at and pending[at - 1] < listing:
+        at -= 1
+    pending.insert(at, listing)
 
 
 def _keys(key: bytes, source: bytes, device: int | None) -> list[bytes]:
     """The keys of what is in the directory `source`, in reverse order.
 
-    None when it is not on `device`, where that is given.
+    None of them when it is not on `device`, where that is given.
     """
     # Between being seen and being listed, a directory may have become a link to another one.
     directory = os.open(source, _LIST | os.O_NOFOLLOW if key else _LIST)
     try:
         if device is not None and os.fstat(directory).st_dev != device:
             return []
-        with os.scandir(directory) as listing:
-            keys = []
-            for found in listing:
-                keys.append(key + os.fsencode(found.name))
-                if found.is_dir(follow_symlinks=False):
-                    keys.append(keys[-1] + b"/")
+        keys = [key + os.fsencode(name) for name in os.listdir(directory)]
     finally:
         os.close(directory)
     keys.sort(reverse=True)

@@ -247,6 +247,23 @@ def test_a_file_that_vanishes_is_named_and_the_others_are_read(tmp_path: Path) -
     ]
 
 
+def test_a_file_that_became_a_fifo_is_no_empty_file(tmp_path: Path) -> None:
+    planted(tmp_path, a=b"a", b=b"b")
+
+    def replacing() -> Iterator[Found]:
+        for each in walk(tmp_path):
+            if each.path == b"b":
+                (tmp_path / "b").unlink()
+                os.mkfifo(tmp_path / "b")
+            yield each
+
+    (group,) = groups(tmp_path, replacing())
+    (trouble,) = group.others
+    assert isinstance(trouble, Trouble)
+    assert "changed while it was read" in trouble.reason
+    assert [file.data for file in group.files] == [b"a"]
+
+
 def test_what_lies_between_the_files_of_a_tree_costs_no_request(tmp_path: Path) -> None:
     for number in range(300):
         (tmp_path / f"{number}").mkdir()

@@ -172,3 +172,22 @@ def test_a_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
 def _seen(path: Path) -> tuple[int, int, bytes]:
     status = path.stat()
     return status.st_mode & 0o7777, status.st_size, stamp_of(status)
+
+
+def test_what_became_another_kind_since_its_directory_was_listed(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "late").touch()
+    walked = walk(tmp_path)
+    assert next(walked).path == b"a"
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "late").unlink()
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "f").touch()
+    gone = next(walked)
+    assert isinstance(gone, Unreadable)
+    assert gone.path == b"gone"
+    # It is back, too late: its files would have no directory in a manifest.
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "f").touch()
+    assert paths(walked) == [b"late", b"late/f"]

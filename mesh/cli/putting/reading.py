@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -248,10 +249,16 @@ def changed(before: os.stat_result, after: os.stat_result) -> bool:
 
 @contextmanager
 def opened(found: FoundFile) -> Iterator[int]:
-    """A descriptor of a file that the walk found. A link is followed if the user named it."""
+    """A descriptor of a file that the walk found. A link is followed if the user named it.
+
+    Changed when something else has its name by now: a FIFO would seem to be an empty file, and a
+    device may have no end.
+    """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     descriptor = os.open(found.source, flags | os.O_NOFOLLOW if found.path else flags)
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Changed(_CHANGED)
         yield descriptor
     finally:
         os.close(descriptor)
