@@ -25,19 +25,27 @@ from mesh.errors import InputError
 
 _CLOSED: set[int] = set()
 
+_NEWLINE = ord("\n")
+
 
 class Outlet(io.RawIOBase):
     """A descriptor to write to. After one failure it takes everything and writes nothing.
 
     The failure is raised once, so that it is also said once, and not again when Python ends.
+
+    A quiet one is for messages, whose failure cannot be said elsewhere. It loses what it could not
+    write and nothing else: the disk of a node's log may be full for an hour, and the node runs on
+    for a year. A line that was cut short is ended before the next one.
     """
 
     def __init__(self, descriptor: int, *, quiet: bool = False) -> None:
-        """`quiet`: a failure is not raised, as for messages, which cannot be said elsewhere."""
+        """`quiet`: for messages."""
         super().__init__()
         self._descriptor = descriptor
         self._quiet = quiet
         self._failed = False
+        # Whether the last that was written is the beginning of a line whose rest is lost.
+        self._cut = False
         self.blocked = False
         self.written = 0
         # Called before anything is written: a bar leaves its line to what comes.
@@ -63,19 +71,26 @@ class Outlet(io.RawIOBase):
         """Write all of `data`, waiting for a reader where need be. OSError when that fails."""
         if self.before is not None:
             self.before()
-        rest = memoryview(data).cast("B")
-        size = len(rest)
+        whole = memoryview(data).cast("B")
         self.blocked = True
         try:
-            while rest and not self._failed:
-                rest = rest[self._some(rest) :]
+            if self._cut:
+                self._all(memoryview(b"\n"))
+                self._cut = False
+            self._all(whole)
         except OSError:
-            self._failed = True
             if not self._quiet:
+                self._failed = True
                 raise
         finally:
             self.blocked = False
-        return size
+        return len(whole)
+
+    def _all(self, data: memoryview) -> None:
+        while data and not self._failed:
+            written = self._some(data)
+            self._cut = self._quiet and 0 < written < len(data) and data[written - 1] != _NEWLINE
+            data = data[written:]
 
     def _some(self, data: memoryview) -> int:
         try:

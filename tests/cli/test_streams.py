@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -119,6 +120,22 @@ def test_an_outlet_raises_once_and_then_takes_everything() -> None:
     assert quiet.write(b"message") == 7
     assert outlet.written == quiet.written == 0
     os.close(full)
+
+
+def test_a_log_goes_on_when_its_disk_has_room_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        quiet = Outlet(file.fileno(), quiet=True)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12, before[1]))
+        try:
+            for line in (b"first\n", b"cut short\n", b"lost\n"):
+                assert quiet.write(line) == len(line)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        for line in (b"again\n", b"and again\n"):
+            assert quiet.write(line) == len(line)
+    assert log.read_bytes() == b"first\ncut sh\nagain\nand again\n"
 
 
 # --- -o --------------------------------------------------------------------------------------
