@@ -97,6 +97,10 @@ class Chronicle:
             self._standing[url] = (state, why)
             self._tell([PeerEvent(peer=name, url=url, state=state, why=why)])
 
+    def forget(self, url: str) -> None:
+        """There is no peer at this address any more; what one there says next is told anew."""
+        self._standing.pop(url, None)
+
     def round(self, stats: RoundStats) -> None:
         """A round is over."""
         if self._listeners:

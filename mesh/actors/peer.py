@@ -313,6 +313,7 @@ class Peer:
         self._host.scheduler.remove(self)
         self._host.roster.forget(self)
         self._host.keeper.forget(self.holder)
+        self._host.keeper.events.forget(self.address.url)
 
     # --- what happens outside of rounds ------------------------------------------------------
 

@@ -38,7 +38,10 @@ def reconcile_command(
     backend: Annotated[str, typer.Option(help="asyncio or trio")] = "asyncio",
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
 ) -> None:
-    """Find what differs between two nodes: bytes, round trips and processor time, in memory."""
+    """Find what differs between two nodes in memory.
+
+    Tells the bytes, the round trips and the processor time.
+    """
     from mesh.cli import bench_reconcile
 
     case = bench_reconcile.Case(blobs, differ, one_sided, method)

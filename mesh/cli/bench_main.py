@@ -33,7 +33,10 @@ def tree_command(
     backend: BackendOption = "asyncio",
     as_json: JsonOption = False,
 ) -> None:
-    """Put a directory into one of several connected nodes, until all have it; then again."""
+    """Put a directory into a mesh until all nodes have it.
+
+    Then the same directory is put again.
+    """
     if (directory is None) == (photos is None):
         raise InputError("give a directory, or --photos SIZE to have one made; not both")
     if directory is not None and not directory.is_dir():
@@ -59,7 +62,10 @@ def fanout_command(
     backend: BackendOption = "asyncio",
     as_json: JsonOption = False,
 ) -> None:
-    """One blob at a source to workers that start together, and to one worker alone."""
+    """Bring one blob from a source to many workers.
+
+    The workers start together. One worker alone is measured as well.
+    """
     length = parse_size(size)
     if length == 0:
         raise InputError("--size is of the blob to send, and takes 1 byte or more")

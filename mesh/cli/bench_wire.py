@@ -39,7 +39,10 @@ def replicate_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fill an empty node from full ones: real processes, real HTTP, every blob durable."""
+    """Fill an empty node from full ones.
+
+    These are real processes and real HTTP, and every blob is durable.
+    """
     if directory is not None and not directory.is_dir():
         raise InputError(f"--from takes a directory, and {directory} is none")
     plan = Plan(
@@ -75,7 +78,7 @@ def node_command(
     backend: BackendOption = "asyncio",
     as_json: JsonOption = False,
 ) -> None:
-    """Start a node with many blobs, and measure what it costs."""
+    """Measure what a node with many blobs costs."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as base:
         result = anyio.run(node_cost, blobs, parse_size(size), known_backend(backend), Path(base))
     show(result, _cost(result), as_json=as_json)
@@ -96,7 +99,10 @@ def plot_command(
     ] = None,
     out: Annotated[Path, typer.Option(help="directory for the SVG files")] = Path(),
 ) -> None:
-    """Draw what was measured: reconcile.svg, replicate.svg, tree.svg, fanout.svg."""
+    """Draw what was measured.
+
+    The files are reconcile.svg, replicate.svg, tree.svg and fanout.svg.
+    """
     from mesh.bench import plots
 
     if reconcile is replicate is tree is fanout is None:

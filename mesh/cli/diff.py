@@ -7,6 +7,8 @@ from contextlib import aclosing
 
 import msgspec
 
+from mesh.cli.forms import Form
+from mesh.cli.objects import Rows, print_summary
 from mesh.cli.words import count_text
 from mesh.config import Address
 from mesh.errors import Misbehaved, Refused, one_line, printable
@@ -25,42 +27,51 @@ class _Only(msgspec.Struct, frozen=True):
     only: str  # here or there
 
 
-async def diff(node: Address, peer: str, *, count: bool, as_json: bool) -> int:
+async def diff(node: Address, peer: str, form: Form, *, count: bool) -> int:
     """A line for each blob that one side has alone, unless only the `count` is wanted; the code."""
+    rows = Rows(form, "diff", "blob", "blobs")
     async with node_client(node) as client:
         try:
-            end = await _told(client, peer, count=count, as_json=as_json)
+            end = await _told(client, peer, None if count else rows, form)
         except Refused as error:
             if error.status != PEER_FAILED:
                 raise
             print(f"mesh: {one_line(error)}", file=sys.stderr)
             return NOT_COMPARED
-    print(msgspec.json.encode(end).decode() if as_json else _said(end))
+    _print_end(end, None if count else rows, form)
     if not end.proven:
         return NOT_COMPARED
     return DIFFERENT if end.only_here or end.only_there else EQUAL
 
 
-async def _told(client: NodeClient, peer: str, *, count: bool, as_json: bool) -> DiffEnd:
-    """Print what differs as it is found; the end."""
+async def _told(client: NodeClient, peer: str, rows: Rows | None, form: Form) -> DiffEnd:
+    """Print what differs as it is found, unless `rows` is None; the end."""
     async with aclosing(client.diff(peer)) as lines:
         async for line in lines:
             if line.end is not None:
                 return line.end
-            if not count:
-                _print(line.here, "here", as_json=as_json)
-                _print(line.there, "there", as_json=as_json)
+            if rows is not None:
+                _print(line.here, "here", rows, form)
+                _print(line.there, "there", rows, form)
     raise Misbehaved(f"{client.place} broke off the comparison; try again")
 
 
-def _print(digests: list[str], only: str, *, as_json: bool) -> None:
-    if as_json:
-        lines = [msgspec.json.encode(_Only(digest, only)).decode() for digest in digests]
-    else:
+def _print(digests: list[str], only: str, rows: Rows, form: Form) -> None:
+    if form.machine:
+        for digest in digests:
+            rows.add(_Only(digest, only))
+    elif digests:
         sign = "<" if only == "here" else ">"
-        lines = [f"{sign} {printable(digest)}" for digest in digests]
-    if lines:
-        print("\n".join(lines))
+        print("\n".join(f"{sign} {printable(digest)}" for digest in digests))
+
+
+def _print_end(end: DiffEnd, rows: Rows | None, form: Form) -> None:
+    if not form.machine:
+        print(_said(end))
+    elif rows is None:
+        print_summary("diff", **msgspec.structs.asdict(end))
+    else:
+        rows.finish(**msgspec.structs.asdict(end))
 
 
 def _said(end: DiffEnd) -> str:

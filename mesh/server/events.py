@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from functools import partial
 
 import anyio
 import msgspec
@@ -10,6 +11,7 @@ from quart import Quart, Response
 
 from mesh.actors.chronicle import Listener
 from mesh.errors import Stopping
+from mesh.events import Event
 from mesh.node import Node
 from mesh.server.answers import problem
 from mesh.server.polls import unless_stopping
@@ -29,18 +31,17 @@ def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
     async def events() -> Response:
         if node.events.listeners >= _MOST:
             return problem(503, f"{_MOST} clients listen already; end one of them")
-        lines = _lines(node.listen(), stop)
+        lines = lines_of(node.listen(), stop)
         return Response(lines, content_type="application/x-ndjson")
 
     app.add_url_rule("/v1/events", "events", events, methods=["GET"])
 
 
-async def _lines(listener: Listener, stop: anyio.Event) -> AsyncIterator[bytes]:
+async def lines_of(listener: Listener, stop: anyio.Event) -> AsyncGenerator[bytes, None]:
+    """The events that `listener` hears, in lines; they end when `stop` is set."""
     try:
         while True:
-            found = None
-            with anyio.move_on_after(_BEAT):
-                found = await unless_stopping(stop, listener.some)
+            found = await unless_stopping(stop, partial(_soon, listener))
             if found is None:
                 yield b"\n"
             elif not found:
@@ -51,3 +52,13 @@ async def _lines(listener: Listener, stop: anyio.Event) -> AsyncIterator[bytes]:
         return
     finally:
         await listener.aclose()
+
+
+async def _soon(listener: Listener) -> list[Event] | None:
+    """What there is, at least one event; None when nothing comes within _BEAT.
+
+    The time ends the wait and nothing else: an event that was taken is handed on.
+    """
+    with anyio.move_on_after(_BEAT):
+        return await listener.some()
+    return None

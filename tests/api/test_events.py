@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
+from trio.testing import MockClock
 
 import mesh
 from mesh.actors.chronicle import Chronicle
 from mesh.core.digest import digest_of
 from mesh.core.holder import CLIENT, Anonymous, Configured
+from mesh.server.events import lines_of
 from mesh.store.base import Blob, Damage
 from tests.api.loops import on_both_loops
 from tests.processes import free_places
@@ -134,6 +137,8 @@ async def test_damage_and_who_brought_what() -> None:
     chronicle.stored(CLIENT, [blob(2)])
     chronicle.peer("p", "u", "in sync", None)
     chronicle.peer("p", "u", "in sync", None)
+    chronicle.forget("u")
+    chronicle.peer("p", "u", "in sync", None)
     chronicle.close()
     names = [blob(number).digest.hex() for number in range(4)]
     healed = [mesh.Healed(digest=name) for name in sorted(names[1:3])]
@@ -146,7 +151,37 @@ async def test_damage_and_who_brought_what() -> None:
         mesh.Stored(digest=names[3], size=6, bringer="push"),
         mesh.Stored(digest=names[2], size=6, bringer="client"),
         mesh.PeerEvent(peer="p", url="u", state="in sync"),
+        mesh.PeerEvent(peer="p", url="u", state="in sync"),
     ]
+
+
+class SlowToLeave:
+    """A stop that never comes, and whose wait takes longer to end than a beat of the events."""
+
+    async def wait(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(15)
+
+
+def test_an_event_that_comes_with_the_beat_is_not_lost() -> None:
+    async def main() -> None:
+        chronicle = Chronicle()
+        heard = lines_of(chronicle.listen(BEGAN), SlowToLeave())  # type: ignore[arg-type]
+        async with aclosing(heard) as lines, anyio.create_task_group() as group:
+            assert b"began" in await anext(lines)
+
+            async def store() -> None:
+                await anyio.sleep(1)
+                chronicle.stored(CLIENT, [blob(1)])
+
+            group.start_soon(store)
+            assert blob(1).digest.hex().encode() in await anext(lines)
+
+    clock = MockClock(autojump_threshold=0)
+    anyio.run(main, backend="trio", backend_options={"clock": clock})
 
 
 def test_nobody_listens_and_nothing_is_kept() -> None:

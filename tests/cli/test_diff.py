@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -55,14 +56,31 @@ def test_what_differs_is_listed_and_counted(
     assert last == "two: 1500 blobs only here, 3 only there"
     done = mesh("diff", "two", "--count", "--node", one.url)
     assert (done.returncode, done.stdout.decode().splitlines()) == (1, [last])
-    done = mesh("diff", "two", "--json", "--node", one.url)
-    *objects, end = map(json.loads, done.stdout.splitlines())
-    for only, names in (("here", ours), ("there", theirs)):
-        assert sorted(x["digest"] for x in objects if x["only"] == only) == sorted(names)
-    assert end == {
+    assert one.status()["peers"][0]["missing_here"] == 3, "nothing was moved"
+
+
+def test_what_differs_is_told_to_programs(
+    pair: tuple[NodeProcess, list[str], list[str]],
+) -> None:
+    one, ours, theirs = pair
+    summary = {
+        "event": "summary", "command": "diff",
         "peer": "two", "only_here": 1500, "only_there": 3, "proven": True, "reason": None,
     }  # fmt: skip
-    assert one.status()["peers"][0]["missing_here"] == 3, "nothing was moved"
+
+    def told(*options: str) -> list[dict[str, Any]]:
+        done = mesh("diff", "two", *options, "--node", one.url)
+        assert (done.returncode, done.stderr) == (1, b"")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    *lines, end = told("--json-lines")
+    assert end == {**summary, "count": 1503}
+    assert {each.pop("event") for each in lines} == {"blob"}
+    for only, names in (("here", ours), ("there", theirs)):
+        assert sorted(x["digest"] for x in lines if x["only"] == only) == sorted(names)
+    (one_object,) = told("--json")
+    assert one_object == {**end, "blobs": lines}
+    assert told("--json", "--count") == told("--json-lines", "--count") == [summary]
 
 
 def test_who_has_seen_enough_may_go(pair: tuple[NodeProcess, list[str], list[str]]) -> None:

@@ -27,10 +27,7 @@ config_app = typer.Typer(
 
 @config_app.command("init", cls=Judged)
 def config_init_command() -> None:
-    """Print a complete mesh.toml, in which every setting is explained.
-
-    Example: mesh config init > mesh.toml
-    """
+    """Print a complete mesh.toml, with every setting explained."""
     from mesh.cli import config
 
     print(config.template(), end="")
@@ -45,9 +42,9 @@ def config_show_command(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="as a JSON object")] = False,
 ) -> None:
-    """Show what `mesh run` would use with the same options, and where each value comes from.
+    """Show what `mesh run` would use with the same options.
 
-    Keys are not shown. Example: mesh config show --config mesh.toml
+    Each setting has its value and where that comes from. Keys are not shown.
     """
     from mesh.cli import config
     from mesh.cli.commands import node
@@ -69,9 +66,10 @@ def config_running_command(
     data: DataOption = None,
     control_key_file: ControlOption = None,
 ) -> None:
-    """Show what a running node uses now, and where each value comes from.
+    """Show what a running node uses now.
 
-    Peers that `mesh peers` has changed are in `mesh peers list`. Example: mesh config running
+    Each setting has its value and where that comes from. Peers that `mesh peers` has changed are in
+    `mesh peers list`.
     """
     from mesh.cli import in_force, peers
 
@@ -85,9 +83,9 @@ def config_check_command(
         str | None, typer.Argument(metavar="[FILE]", help="a mesh.toml; without it, MESH_* alone")
     ] = None,
 ) -> None:
-    """Say all that is wrong with a file and the environment, or "ok"; exit 1 if anything is.
+    """Say all that is wrong with a file and the environment.
 
-    Example: mesh config check /etc/mesh/mesh.toml
+    That is "ok" and exit code 0 when nothing is wrong, else a line for each fault and exit code 1.
     """
     from mesh.cli import config
 

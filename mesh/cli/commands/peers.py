@@ -36,10 +36,7 @@ ControlOption = Annotated[
 def peers_list_command(
     as_json: JsonOption = False, node: NodeOption = DEFAULT_NODE, key_file: KeyOption = None
 ) -> None:
-    """Show the peers of a node, and where each comes from.
-
-    Example: mesh peers list
-    """
+    """Show the peers of a node, and where each comes from."""
     from mesh.cli import peers
 
     RUNNER.run(partial(peers.show, node_at(node, key_file), as_json=as_json))
@@ -65,10 +62,7 @@ def peers_add_command(
     data: DataOption = None,
     control_key_file: ControlOption = None,
 ) -> None:
-    """Add a peer, or take back the removal of one.
-
-    Example: mesh peers add d=10.0.0.4:7280
-    """
+    """Add a peer, or take back the removal of one."""
     wanted = {
         "url": peer, "key_file": peer_key_file, "direction": direction, "one_way": one_way,
     }  # fmt: skip
@@ -84,9 +78,9 @@ def peers_remove_command(
     data: DataOption = None,
     control_key_file: ControlOption = None,
 ) -> None:
-    """Remove a peer for good, also one that the configuration lists; nothing is deleted.
+    """Remove a peer for good.
 
-    Example: mesh peers remove d
+    One that the configuration lists stays removed, too. No blob is deleted.
     """
     _order("peers/remove", {"name": peer}, as_json, node, key_file, data, control_key_file)
 
@@ -100,10 +94,10 @@ def peers_pause_command(
     data: DataOption = None,
     control_key_file: ControlOption = None,
 ) -> None:
-    """Begin nothing with a peer until it is resumed, also over restarts.
+    """Begin nothing with a peer until it is resumed.
 
-    The peer's own rounds with this node go on; pause this node there as well to stop those.
-    Example: mesh peers pause d
+    The pause outlasts restarts of the node. The peer's own rounds with this node go on; pause this
+    node there as well to stop those.
     """
     _order("peers/pause", {"name": peer}, as_json, node, key_file, data, control_key_file)
 
@@ -117,10 +111,7 @@ def peers_resume_command(
     data: DataOption = None,
     control_key_file: ControlOption = None,
 ) -> None:
-    """End a pause.
-
-    Example: mesh peers resume d
-    """
+    """End a pause."""
     _order("peers/resume", {"name": peer}, as_json, node, key_file, data, control_key_file)
 
 
@@ -134,9 +125,9 @@ def peers_set_url_command(
     data: DataOption = None,
     control_key_file: ControlOption = None,
 ) -> None:
-    """Tell a node that a peer has another address now; the peer keeps its name and its key.
+    """Tell a node that a peer has another address now.
 
-    Example: mesh peers set-url d 10.0.0.9:7280
+    The peer keeps its name and its key.
     """
     wanted = {"name": peer, "url": url}
     _order("peers/set-url", wanted, as_json, node, key_file, data, control_key_file)
@@ -166,10 +157,8 @@ def reload_command(
 ) -> None:
     """Have a node read its configuration and keys again.
 
-    SIGHUP does the same.
-
-    Peers and keys take effect at once; the answer names the settings that wait for a restart.
-    Example: mesh reload
+    SIGHUP does the same. Peers and keys take effect at once; the answer names the settings that
+    wait for a restart.
     """
     from mesh.cli import peers
 

@@ -17,7 +17,7 @@ from mesh.cli.commands.common import (
     exit_unless,
     node_at,
 )
-from mesh.cli.commands.told import told
+from mesh.cli.commands.told import JsonOption, LinesOption, told
 from mesh.cli.forms import Form
 from mesh.cli.running import INTERRUPTED
 from mesh.errors import InputError
@@ -57,7 +57,8 @@ def status_command(
 def diff_command(
     peer: Annotated[str, typer.Argument(help="its name, host:port or URL")],
     count: Annotated[bool, typer.Option("--count", help="only how many, not which")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line")] = False,
+    as_json: JsonOption = False,
+    as_lines: LinesOption = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
 ) -> None:
@@ -70,7 +71,8 @@ def diff_command(
     from mesh.cli import diff
 
     address = node_at(node, key_file)
-    work = partial(diff.diff, address, peer, count=count, as_json=as_json)
+    form = Form(json=as_json, lines=as_lines).judged()
+    work = partial(diff.diff, address, peer, form, count=count)
     # Whoever has seen enough goes, as `head` does.
     code = diff.DIFFERENT
     with suppress(BrokenPipeError):

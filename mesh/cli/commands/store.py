@@ -28,7 +28,10 @@ def store_check_command(
     *,
     form: Form,
 ) -> None:
-    """Check a data directory and change nothing; exit 1 if something is wrong."""
+    """Check a data directory, and change nothing.
+
+    The exit code is 1 if something is wrong.
+    """
     from mesh.cli import logs, store
     from mesh.cli.teller import Teller
 
