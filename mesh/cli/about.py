@@ -92,7 +92,10 @@ def _lines(place: PlaceAnswer, content: _Content) -> list[tuple[str, str]]:
         ("size", f"{place.size} bytes, {size_text(place.size)}"),
         ("kind", _kind(content)),
         ("stored", stored),
-        ("came", _minute(place.came) if place.came else "? (the index was made anew since)"),
+        (
+            "came",
+            _minute(place.came) if place.came else "? (before the index was made that knows it)",
+        ),
     ]
     if place.pieces is not None:
         lines.append(("pieces", f"{place.pieces} of 512 KiB"))

@@ -54,6 +54,9 @@ async def _digest(client: NodeClient, name: str) -> Digest:
         raise InputError(f"{printable(name)} is a tree: give --tree, or :PATH of a file behind it")
     if inside is None:
         return await digest_named(client, name)
+    if not inside.strip("/"):
+        hint = "name a file behind the colon, or restore the whole tree with --tree"
+        raise InputError(f"{printable(name)} names no file of a tree; {hint}")
     entry = entry_at(await tree_named(client, tree), inside)
     match entry:
         case File():
@@ -222,6 +225,9 @@ class _Restore:
                         else:
                             self._write(frame, wanted.pop(frame.digest, []))
             left = again
+        # Said of each one, whatever the node left out: a file that is missing is never a success.
+        for digest in list(wanted):
+            self._write(Frame(Kind.ABSENT, digest, 0, b""), wanted.pop(digest))
 
     def _write(self, frame: Frame, files: list[File]) -> None:
         for file in files:

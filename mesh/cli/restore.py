@@ -38,8 +38,16 @@ _PIECE = 512 * 1024
 _UNFINISHED = stat.S_ISVTX | 0o700
 
 
+# What the disk says of one entry and would say of all others.
+_OF_ALL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
 class CannotRestore(MeshError):
     """Something is in the way of an entry, or the file system refused it."""
+
+
+class DiskRefuses(MeshError):
+    """The disk takes nothing more: the rest would be fetched for nothing, and each file named."""
 
 
 class Restorer:
@@ -52,8 +60,8 @@ class Restorer:
     one step, and existing directories get the manifest's modes. A directory never replaces
     anything else and is never replaced.
 
-    `has` and `file` may be used from several threads. Errors: CannotRestore; InputError for a
-    path that no manifest can have.
+    `has` and `file` may be used from several threads. Errors: CannotRestore; DiskRefuses, after
+    which nothing more is to be tried; InputError for a path that no manifest can have.
     """
 
     def __init__(
@@ -361,11 +369,16 @@ def _digest(name: bytes, parent: int, on_bytes: Callable[[int], None]) -> tuple[
 
 @contextmanager
 def _explained(path: bytes) -> Iterator[None]:
-    """An OSError becomes CannotRestore for `path`."""
+    """An OSError becomes CannotRestore for `path`, or DiskRefuses."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in _OF_ALL:
+            raise DiskRefuses(
+                f"cannot restore {shown(path)}: {reason}; once that is mended, run the same again: "
+                "it goes on with what is missing"
+            ) from error
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
             reason = "a file or a link is where a directory should be; links are not followed"
         raise CannotRestore(f"cannot restore {shown(path)}: {reason}") from error

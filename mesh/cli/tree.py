@@ -68,9 +68,12 @@ def split_inside(text: str) -> tuple[str, str | None]:
 
 
 def wanted_of(text: str) -> Asked:
-    """What `latest:HOST/PATH` asks for; without a HOST, from any."""
+    """What `latest:HOST/PATH` asks for; without a HOST, from any.
+
+    "/" alone is a PATH: the root directory, and not any directory.
+    """
     host, slash, path = text.removeprefix(LATEST).partition("/")
-    if not host and not path:
+    if not host and not slash:
         raise InputError(f"{printable(text)} names no tree; expected latest:HOST/PATH")
     return asked(host=host or None, path=slash + path if slash else None, most=1)
 

@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from mesh.cli.absolute import absolute
 from mesh.cli.forms import Form
 from mesh.cli.objects import Rows
 from mesh.cli.words import size_text
@@ -35,12 +36,17 @@ def asked(
     tag: str | None = None,
     most: int | None = None,
 ) -> Asked:
-    """The same, of what was typed: a path is taken from here on. InputError for what is no text."""
+    """The same, of what was typed: a path is taken from here on. InputError for what is no text.
+
+    Whatever `put` takes as a host or a tag can be asked for, also what a terminal does not show.
+    """
     for name, value in (("--host", host), ("--tag", tag)):
-        if value is not None and not value.isprintable():
-            raise InputError(f"{name} is {value[:80]!a}; expected text")
-    absolute = os.path.abspath(os.fsencode(path)) if path is not None else None
-    return Asked(host=host, path=absolute, tag=tag, most=most)
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{name} is {value!a:.80}; expected text in UTF-8") from None
+    from_root = absolute(path) if path is not None else None
+    return Asked(host=host, path=from_root, tag=tag, most=most)
 
 
 async def trees(node: Address, wanted: Asked, form: Form) -> None:

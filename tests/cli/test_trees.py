@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,51 @@ def test_one_file_of_a_tree_is_fetched(run: Run, tmp_path: Path) -> None:
     assert "a.txt" in error(run("get", f"{snapshot}:link"), 2)
     assert "not in the tree" in error(run("get", f"{snapshot}:sub/none"), 1)
     error(run("get", f"{digest_of(b'first').hex()}:x"), 2)
+    for nothing in (":", ":/"):
+        assert "--tree" in error(run("get", f"{snapshot}{nothing}"), 2)
+
+
+def test_the_root_is_a_directory_and_not_any(run: Run, tmp_path: Path) -> None:
+    put(run, planted(tmp_path / "tree"), "--host", "rooted")
+    assert "mesh trees" in error(run("get", "--tree", "latest:rooted/", "--list"), 1)
+    said = {"mesh": "snapshot", "version": 1, "manifest": "0" * 64, "host": "rooted", "path": "/"}
+    said |= {"files": 0, "bytes": 0, "time": "2026-01-01T00:00:00.000Z"}
+    snapshot = json.dumps(said, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    run("put", "-", stdin=snapshot)
+    for name in ("latest:rooted/", "latest:/"):
+        assert "0" * 64 in error(run("get", "--tree", name, "--list"), 1)
+
+
+def test_two_slashes_at_the_beginning_are_one(run: Run, tmp_path: Path) -> None:
+    root = planted(tmp_path / "tree")
+    _, snapshot, _ = put(run, Path(f"/{root}"))
+    assert run("put", "--tree", f"/{root}", "--json").returncode == 0
+    assert [one["path"] for one in objects(run, "--path", root)] == [str(root)] * 2
+    assert snapshot in [one["digest"] for one in objects(run, "--path", f"/{root}")]
+
+
+def test_whatever_tag_and_host_were_given_are_found(run: Run, tmp_path: Path) -> None:
+    given = {"--tag": "before\xa0noon\t", "--host": "tab\there"}
+    options = [word for pair in given.items() for word in pair]
+    _, snapshot, _ = put(run, planted(tmp_path / "tree"), *options)
+    assert [one["digest"] for one in objects(run, *options)] == [snapshot]
+    assert "UTF-8" in error(run("trees", "--tag", b"\xff"), 2)
+
+
+def test_a_directory_that_was_removed_under_the_command(
+    pair: tuple[NodeProcess, NodeProcess], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    for words in ("put --tree .", "put .", "trees --path x"):
+        gone.mkdir()
+        script = f'cd "$1" && rmdir "$1" && exec "$2" -m mesh {words}'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", gone, sys.executable],
+            env={**os.environ, "MESH_NODE": pair[0].url},
+            capture_output=True,
+            check=False,
+        )
+        assert "current directory has been removed" in error(done, 2)
 
 
 def test_what_names_no_tree(run: Run, tmp_path: Path) -> None:

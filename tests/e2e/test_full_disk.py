@@ -157,6 +157,33 @@ def test_a_node_starts_on_a_disk_that_takes_no_writes_and_serves(disk: Path) -> 
         check(node, taken)
 
 
+def test_a_restore_onto_a_full_disk_ends_with_one_line_and_goes_on_later(
+    disk: Path, tmp_path: Path
+) -> None:
+    tree, into = tmp_path / "tree", disk / "into"
+    tree.mkdir()
+    for number in range(600):
+        (tree / f"{number}").write_bytes(bytes([number % 256]) * (32 * KIB + number))
+    with nodes() as start:
+        node = start(tmp_path / "data")
+        node.ready()
+        env = {"MESH_NODE": node.url}
+        done = mesh("put", "--tree", tree, env=env)
+        restore = ("get", "--tree", done.stdout.split()[-2].decode(), into)
+        done = mesh(*restore, env=env)
+        said = done.stderr.decode()
+        assert (done.returncode, said.count("\n")) == (1, 1), said
+        assert "No space left on device" in said
+        assert not list(into.glob(".mesh-restore-*"))
+        assert mounted("-o", "remount,size=64m", str(disk)) == ""
+        done = mesh(*restore, env=env)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert sorted(os.listdir(into)) == sorted(os.listdir(tree))
+        assert mounted("-o", "remount,ro", str(disk)) == ""
+        done = mesh(*restore, "--include", "1", "--force", env=env)
+        assert (done.returncode, done.stderr) == (0, b""), "what is there needs no writing"
+
+
 def test_replication_stops_before_the_disk_is_full_and_goes_on_when_there_is_room(
     disk: Path, tmp_path: Path
 ) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 
 import msgspec
 
+from mesh.cli.absolute import absolute
 from mesh.cli.putting.printing import Printer
 from mesh.core.digest import Digest, digest_of
 from mesh.core.manifest import Entry, File
@@ -27,7 +27,7 @@ def begun(path: str, tag: str | None, host: str | None, now: float) -> Snapshot:
     snapshot = Snapshot(
         manifest=Digest(bytes(32)),
         host=host if host is not None else _host(),
-        path=os.path.abspath(os.fsencode(path)),
+        path=absolute(path),
         time=rfc3339_milliseconds(now),
         files=MAX_COUNT,
         bytes=MAX_COUNT,

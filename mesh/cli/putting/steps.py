@@ -6,13 +6,13 @@ Every stream between two steps holds nothing, so each step has one batch or grou
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from anyio import create_memory_object_stream, create_task_group, to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from mesh.cli.absolute import absolute
 from mesh.cli.putting.outcome import Outcome
 from mesh.cli.putting.reading import File, Group, Hashed, Job, Reader, Trouble
 from mesh.cli.putting.sending import Sender
@@ -139,7 +139,7 @@ class Steps:
 def _notes(files: Sequence[File]) -> Iterator[Note]:
     for file in files:
         if file.stamp is not None:
-            yield Note(os.path.abspath(file.found.source), file.stamp, file.digest)
+            yield Note(absolute(file.found.source), file.stamp, file.digest)
 
 
 def _next(jobs: Iterator[Job]) -> Job | None:

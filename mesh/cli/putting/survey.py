@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from mesh.cli.absolute import absolute
 from mesh.cli.putting.watching import Watcher
 from mesh.cli.record import Record, digest_in
 from mesh.cli.walk import Found, FoundFile
@@ -68,7 +69,7 @@ class _Known:
     """What the record knows of the files below one path."""
 
     def __init__(self, root: str, record: Record) -> None:
-        self._root = os.path.abspath(os.fsencode(root))
+        self._root = absolute(root)
         self._record = record
         # The directories from the root down to where the walk is, each with its entries. What is
         # in a directory comes in one piece, but for what is in the directories in it.
