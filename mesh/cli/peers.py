@@ -11,8 +11,9 @@ import msgspec
 from mesh.cli.words import calls_from_text
 from mesh.config import Address, Secret, is_loopback, read_keys
 from mesh.config.places import parse_place
+from mesh.core.spelling import unspelled
 from mesh.decoding import utf8
-from mesh.errors import ConfigError, printable
+from mesh.errors import ConfigError, Misbehaved, Undecodable, printable
 from mesh.status import ListedPeer, PeersAnswer, Reloaded
 from mesh.transport.client import NodeClient, node_client
 from mesh.wire.control import CONTROL_FILE, Challenge
@@ -86,15 +87,20 @@ def local_key(node: Address, challenge: Challenge) -> Secret:
     """The key in the directory that a node on this machine names.
 
     Of a node elsewhere the path means nothing here, and a key that happens to lie there is that of
-    another node.
+    another node. Also here somebody else may listen where a node was, and name a directory of his:
+    so a link is not followed, which would make a key of any file, and a FIFO is not waited for.
     """
     host, _ = parse_place(node.place) or ("", None)
     how = f"give --control-key-file, a copy of {CONTROL_FILE} in the node's data directory"
     if not is_loopback(host):
         raise ConfigError(f"this needs the control key of {node.place}: {how}")
-    file = os.path.join(challenge.data, CONTROL_FILE)
     try:
-        return read_keys(file)[0]
+        data = os.fsdecode(unspelled("data", challenge.data, challenge.data_hex))
+    except (ValueError, Undecodable) as error:
+        raise Misbehaved(f"{node.place} is not a mesh node: {error}") from error
+    file = os.path.join(data, CONTROL_FILE)
+    try:
+        return read_keys(file, plain=True, follow=False)[0]
     except ConfigError as error:
         raise ConfigError(f"{error}; run this as the user of the node, or {how}") from error
 

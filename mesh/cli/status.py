@@ -54,9 +54,12 @@ async def watch(node: Address, *, as_json: bool) -> None:
                 if first:
                     raise
                 text = f"mesh: {one_line(error)}"
+                if as_json:  # standard output is for objects alone
+                    print(text, file=sys.stderr)
+                    text = ""
             if terminal:
                 _draw(text, clear=first)
-            else:
+            elif text:
                 print(text if as_json or first else f"\n{text}", flush=True)
             first = False
             await anyio.sleep(_EVERY)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from pathlib import Path
+import os
+import stat
 
 from mesh.errors import ConfigError
 
@@ -30,15 +31,18 @@ class Secret:
         return "Secret(…)"
 
 
-def read_keys(file: str) -> list[Secret]:
+def read_keys(file: str, *, plain: bool = False, follow: bool = True) -> list[Secret]:
     """The keys of a key file, one a line; blank lines and lines that begin with # are not keys.
 
-    ConfigError when the file cannot be read or holds none, or one that no header can carry.
+    `plain`: only a regular file will do, so that nobody waits for a FIFO. `follow`: it may be a
+    link. ConfigError when the file cannot be read or holds none, or one that no header can carry.
     """
     try:
-        lines = Path(file).read_bytes().splitlines()
+        lines = _contents(file, plain=plain, follow=follow).splitlines()
     except OSError as error:
         raise ConfigError(f"cannot read key file {file}: {error.strerror}") from error
+    except ValueError:  # what no path can have: a NUL, half of a surrogate pair
+        raise ConfigError(f"cannot read key file {file[:80]!a}: no path can be so") from None
     keys = [line.strip() for line in lines if line.strip() and not line.startswith(b"#")]
     if not keys:
         raise ConfigError(f"key file {file} holds no key; write one on a line of its own")
@@ -46,6 +50,18 @@ def read_keys(file: str) -> list[Secret]:
         if not _fits(key):
             raise ConfigError(f"key {number} in {file} has blanks or characters beyond ASCII")
     return [Secret(key) for key in keys]
+
+
+def _contents(file: str, *, plain: bool, follow: bool) -> bytes:
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    flags |= os.O_NONBLOCK if plain else 0
+    flags |= 0 if follow else os.O_NOFOLLOW
+    if not follow and os.path.islink(file):
+        raise ConfigError(f"key file {file} is a link; name the file itself")
+    with open(os.open(file, flags), "rb") as opened:
+        if plain and not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise ConfigError(f"key file {file} is no regular file; copy the key into one")
+        return opened.read()
 
 
 def key_of(text: str) -> Secret:

@@ -57,7 +57,7 @@ def problems(sources: Sources) -> list[str]:
     values = given(sources, lambda error: found.append(str(error)))
     for key, each in values.items():
         wrong = list(_wrong(key, each.value))
-        found += [f"{each.origin}: {text}" for text in wrong]
+        found += [f"{each.origin}: {key}: {text}" for text in wrong]
         if not wrong:
             good[key] = each.value
     if "key_file" in values and "key_file" not in good:
@@ -87,10 +87,13 @@ def _raise(error: ConfigError) -> None:
     raise error
 
 
-def given(sources: Sources, complain: Callable[[ConfigError], None] = _raise) -> dict[str, Given]:
+def given(
+    sources: Sources, complain: Callable[[ConfigError], None] = _raise, *, warn: bool = True
+) -> dict[str, Given]:
     """The settings that are given anywhere, as values of Config, or of a wrong type.
 
-    `complain` gets the error about each one that cannot be read; it is then left out.
+    `complain` gets the error about each one that cannot be read; it is then left out. `warn`: log
+    which variables are ignored.
     """
     values: dict[str, Given] = {}
     if sources.file is not None:
@@ -109,7 +112,7 @@ def given(sources: Sources, complain: Callable[[ConfigError], None] = _raise) ->
                 complain(error)
     for variable, text in sources.environ.items():
         try:
-            if (name := in_environment(variable, text)) is not None:
+            if (name := in_environment(variable, text, warn=warn)) is not None:
                 values[name] = Given(_parsed(name, text, variable), variable)
         except ConfigError as error:
             complain(error)
@@ -120,8 +123,8 @@ def given(sources: Sources, complain: Callable[[ConfigError], None] = _raise) ->
 
 
 def origins(sources: Sources) -> dict[str, str]:
-    """Where each setting that is given was given."""
-    return {key: each.origin for key, each in given(sources).items()}
+    """Where each setting that is given was given; whoever loads them has warned already."""
+    return {key: each.origin for key, each in given(sources, warn=False).items()}
 
 
 def _flag(key: str) -> str:

@@ -58,8 +58,8 @@ def check_key(key: str, where: str) -> None:
         raise ConfigError(f"unknown key {key!a} in {where}; {hint}")
 
 
-def in_environment(variable: str, text: str) -> str | None:
-    """The setting that `variable` is; None when it is none of ours.
+def in_environment(variable: str, text: str, *, warn: bool) -> str | None:
+    """The setting that `variable` is; None when it is none of ours, which may be worth a warning.
 
     ConfigError when it is nearly the name of one.
     """
@@ -76,7 +76,8 @@ def in_environment(variable: str, text: str) -> str | None:
             f"unknown variable {variable!a} in the environment; "
             f"did you mean {_PREFIX}{meant.upper()}?"
         )
-    log.warning("%a in the environment is not a setting of mesh and is ignored", variable)
+    if warn:
+        log.warning("%a in the environment is not a setting of mesh and is ignored", variable)
     return None
 
 

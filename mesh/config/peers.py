@@ -103,10 +103,10 @@ def resolve(
     return Resolved(addresses, accepted, shown, shown or (accepted[0] if accepted else None))
 
 
-def address_of(peer: str | PeerEntry, shown: Secret | None) -> Address:
+def address_of(peer: str | PeerEntry, shown: Secret | None, *, plain: bool = False) -> Address:
     """A peer as it is written; `shown` is the key for one without a key of its own.
 
-    ConfigError when it is malformed, or its key file cannot be read.
+    `plain`: see `read_keys`. ConfigError when it is malformed, or its key file cannot be read.
     """
     entry = PeerEntry(peer) if isinstance(peer, str) else peer
     address = parse_peer(entry.url)
@@ -116,7 +116,8 @@ def address_of(peer: str | PeerEntry, shown: Secret | None) -> Address:
         raise _bad_peer(redacted(entry.url), "one_way is for BlobStash servers; use direction")
     key = address.key
     if key is None:
-        key = read_keys(entry.key_file)[0] if entry.key_file is not None else shown
+        file = entry.key_file
+        key = read_keys(file, plain=plain)[0] if file is not None else shown
     return msgspec.structs.replace(
         address, key=key, direction=entry.direction, one_way=entry.one_way
     )

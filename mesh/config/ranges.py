@@ -37,6 +37,8 @@ def _names(config: Config) -> Iterator[str]:
     for setting in ("listen", "data"):
         if not getattr(config, setting):
             yield (f"{setting} is empty; is a variable unset?")
+    if "\0" in config.data:
+        yield (f"data is {config.data[:80]!a}; no path can be so")
     if config.blobstash_listing not in ("over-long", "exact"):
         yield (f"blobstash_listing is {config.blobstash_listing!a}; there are over-long and exact")
     if config.backend not in ("asyncio", "trio"):

@@ -80,9 +80,10 @@ class Config(
     def address_of(self, peer: PeerEntry) -> Address:
         """A peer that is not in the configuration, with the key that it is shown.
 
-        Reads the key file of its own, if it has one; ConfigError when that or the peer is no good.
+        Reads the key file of its own, if it has one, also while a node runs, which must not wait
+        for a FIFO. ConfigError when that or the peer is no good.
         """
-        return address_of(peer, self._resolved.shown)
+        return address_of(peer, self._resolved.shown, plain=True)
 
     def accepted_keys(self) -> list[Secret]:
         """The keys that clients and peers may show here; none when the node is open."""

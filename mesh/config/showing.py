@@ -21,13 +21,18 @@ class Shown(msgspec.Struct, frozen=True):
 
 def shown(config: Config, origins: Mapping[str, str]) -> dict[str, Shown]:
     """Every setting, in the order of the table; `origins` for those that are not the default."""
-    return {key: Shown(_plain(config, key), origins.get(key, "default")) for key in SETTINGS}
+    return {key: Shown(_plain(config, key), _text(origins.get(key, "default"))) for key in SETTINGS}
+
+
+def _text(text: str) -> str:
+    """A path that is not UTF-8 is shown with escapes: neither JSON nor TOML could have it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _plain(config: Config, key: str) -> Any:
     value = getattr(config, key)
     if key != "peers":
-        return value
+        return _text(value) if isinstance(value, str) else value
     return [redacted(each) if isinstance(each, str) else _table(each) for each in value]
 
 

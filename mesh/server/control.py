@@ -9,6 +9,7 @@ of the machine can reach the port, and so can pages in a browser, which cannot s
 from __future__ import annotations
 
 import hmac
+import os
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from quart import Quart, Response, request
 
 from mesh.actors.membership import Add, Move, Order, Pause, Remove
 from mesh.config import PeerEntry, Secret, Shown
+from mesh.core.spelling import spelled
 from mesh.decoding import json_of
 from mesh.errors import ConfigError, InputError, Undecodable
 from mesh.node import Node
@@ -116,7 +118,8 @@ class _Control:
 
     async def challenge(self) -> Response:
         nonce = self._nonces.give(anyio.current_time())
-        return json(200, Challenge(nonce=nonce, data=self._control.data))
+        data, in_hex = spelled(os.fsencode(self._control.data))
+        return json(200, Challenge(nonce=nonce, data=data, data_hex=in_hex))
 
     async def order(self, kind: type[T], order: Callable[[T], Order]) -> Response:
         body = await whole_body(_MOST_BYTES, "an order")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -346,6 +347,8 @@ class NodeClient:
         params = {"mesh": "1"} if whole else {}
         if timeout is None:
             return await self._ask(kind, "POST", "/v1/wait", params=params)
+        if math.isnan(timeout):
+            raise InputError("timeout is nan; expected seconds, up to a week")
         params["timeout"] = str(timeout)
         with within(timeout + _GRACE, self._place):
             return await self._ask(kind, "POST", "/v1/wait", params=params)
@@ -383,7 +386,11 @@ class NodeClient:
 
         `key` is the control key of the node, which is not sent (wire/control.py).
         """
-        path, body = f"/v1/control/{order}", msgspec.json.encode(wanted)
+        path = f"/v1/control/{order}"
+        try:
+            body = msgspec.json.encode(wanted)
+        except UnicodeEncodeError as error:
+            raise InputError(f"{error.object[:80]!a} is not UTF-8; write it in UTF-8") from error
         shown = proof(key, challenge.nonce, "POST", path, body)
         headers = {"content-type": "application/json", HEADER: f"{challenge.nonce} {shown}"}
         return await self._ask(kind, "POST", path, body, headers)

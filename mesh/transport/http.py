@@ -111,14 +111,17 @@ class Http:
         timeout = httpx.Timeout(None, connect=_CONNECT) if patient else self._client.timeout
         streamed = Upload(body) if isinstance(body, AsyncIterator) else None
         with self._translated():
-            request = self._client.build_request(
-                method,
-                self._url + path,
-                content=streamed or body,
-                headers={**self._credentials, **(headers or {})},
-                params=params,
-                timeout=timeout,
-            )
+            try:
+                request = self._client.build_request(
+                    method,
+                    self._url + path,
+                    content=streamed or body,
+                    headers={**self._credentials, **(headers or {})},
+                    params=params,
+                    timeout=timeout,
+                )
+            except UnicodeError as error:  # a label that begins with xn-- and is no IDNA
+                raise Unreachable(f"{self._place} is no name of a host: {error}") from error
             while True:
                 tries -= 1
                 try:

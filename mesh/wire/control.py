@@ -11,6 +11,7 @@ import hashlib
 import hmac
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 HEADER = "Mesh-Control"
 """Of the request: the nonce, a blank, and the proof as hex digits."""
@@ -22,10 +23,14 @@ CONTROL_FILE = "control.key"
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """What a node gives out: `nonce`, and `data`, its data directory as an absolute path."""
+    """What a node gives out: `nonce`, and its data directory as an absolute path.
+
+    The path is `data`, or `data_hex` where it is not UTF-8.
+    """
 
     nonce: str
-    data: str
+    data: str | UnsetType = UNSET
+    data_hex: str | UnsetType = UNSET
 
 
 def proof(key: bytes, nonce: str, method: str, path: str, body: bytes) -> str:

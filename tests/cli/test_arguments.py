@@ -110,6 +110,21 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
         yield started
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["wait", "--timeout", "nan"], 2, "timeout is nan; expected seconds"),
+        (["status", "--node", "http://xn--a:1"], 1, "xn--a:1 is no name of a host"),
+        (["get", "ab" * 32, "--node", "http://xn--:1"], 1, "xn--:1 is no name of a host"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_a_line(args: list[str], code: int, said: str) -> None:
+    done = mesh(*args)
+    assert done.returncode == code
+    assert done.stderr.decode().startswith(f"mesh: {said}")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_a_file_called_hyphen_is_a_file(node: NodeProcess, tmp_path: Path) -> None:
     (tmp_path / "-").write_bytes(b"precious")
     (tmp_path / "plain").write_bytes(b"as typed")

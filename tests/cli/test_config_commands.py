@@ -151,6 +151,7 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     ):
         assert sum(mark in line for line in found) == 1, (mark, found)
     assert sum("cannot read key file" in line for line in found) == 2
+    assert len(set(found)) == len(found)
     assert all(line.isprintable() for line in found)
 
 
@@ -161,6 +162,12 @@ def test_each_error_is_also_told_alone(tmp_path: Path, key: str) -> None:
     small = "" if key == "max_blob_bytes" else "max_blob_bytes = 1000\n"
     file.write_text(f"{small}{key} = {WRONG[key]}", "utf-8")
     assert len(said("check", file, code=1).splitlines()) == 1
+
+
+def test_a_variable_that_is_ignored_is_named_once() -> None:
+    done = mesh("config", "show", env={"MESH_SOMETHING_ELSE": "1"})
+    assert done.returncode == 0
+    assert done.stderr.count(b"is ignored") == 1
 
 
 def test_each_bad_peer_is_named(tmp_path: Path) -> None:

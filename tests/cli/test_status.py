@@ -138,6 +138,27 @@ def test_watch_goes_on_over_a_restart_of_the_node(tmp_path: Path) -> None:
         assert process.wait(30) == 0
 
 
+def test_watch_as_json_writes_nothing_but_objects(tmp_path: Path) -> None:
+    with nodes() as start:
+        node = start(tmp_path / "node")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mesh", "status", "--watch", "--json", "--node", node.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        node.stop()
+        assert process.stderr.readline().startswith(b"mesh: cannot reach ")
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        for line in (first + rest).splitlines():
+            assert json.loads(line)["blobs"] == 0
+
+
 def until_line(process: subprocess.Popen, begins: bytes) -> None:
     assert process.stdout is not None
     while not (line := process.stdout.readline()).startswith(begins):

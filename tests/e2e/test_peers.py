@@ -24,7 +24,7 @@ from mesh.actors.scheduler import Scheduler
 from mesh.api.reloading import Reloader
 from mesh.cli.peers import local_key
 from mesh.config import Changes, Listed, Sources, load, parse_peer
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, Misbehaved
 from mesh.offload import Inline
 from mesh.transport.base import Replica
 from mesh.wire.control import HEADER, Challenge, proof
@@ -218,12 +218,47 @@ def test_orders_want_the_control_key(tmp_path: Path) -> None:
 def test_a_key_is_not_read_for_a_node_elsewhere(tmp_path: Path) -> None:
     """Whoever runs that node could name any directory of this machine."""
     (tmp_path / "control.key").write_text("secret")
-    challenge = Challenge("0" * 32, str(tmp_path))
+    challenge = Challenge("0" * 32, data=str(tmp_path))
     for place in ("127.0.0.1", "localhost", "[::1]"):
         assert local_key(parse_peer(place), challenge).reveal() == b"secret"
     for place in ("192.0.2.1", "node.example", "[2001:db8::1]", "localhost.example"):
         with pytest.raises(ConfigError, match="give --control-key-file"):
             local_key(parse_peer(place), challenge)
+
+
+def test_a_listener_on_this_machine_cannot_have_any_file_taken_for_a_key(tmp_path: Path) -> None:
+    """It names the directory, and may own it: what it learns is an HMAC with the key."""
+    node = parse_peer("127.0.0.1")
+    (tmp_path / "secret").write_text("1234")
+    for name in ("link", "fifo"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link" / "control.key").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "fifo" / "control.key")
+    for name, why in (("link", "is a link"), ("fifo", "no regular file"), ("a\0b", "no path")):
+        with pytest.raises(ConfigError, match=why):
+            local_key(node, Challenge("0" * 32, data=str(tmp_path / name)))
+    for nowhere in (Challenge("0" * 32), Challenge("0" * 32, data_hex="xy")):
+        with pytest.raises(Misbehaved, match="not a mesh node"):
+            local_key(node, nowhere)
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"odd\xff")
+    key = tmp_path / "fifo"
+    os.mkfifo(key)
+    with nodes() as start:
+        node = start(tmp_path / odd)
+        assert ordered(node, "peers", "add", "b=127.0.0.1:1") == "b is added\n"
+        shown = json.loads(ordered(node, "config", "running", "--json"))
+        assert shown["data"]["value"] == f"{tmp_path}/odd\\udcff"
+        assert r"odd\\udcff" in mesh("config", "show", "--data", odd).stdout.decode()
+        said = ordered(node, "peers", "pause", odd, code=2)
+        assert said == "mesh: 'odd\\udcff' is not UTF-8; write it in UTF-8\n"
+        # The node must not wait for who writes to a FIFO.
+        said = ordered(node, "peers", "add", "127.0.0.1:2", "--peer-key-file", key, code=2)
+        assert "is no regular file" in said
+        assert [peer["name"] for peer in listing(node).values()] == ["b"]
+        assert "Traceback" not in node.log
 
 
 # --- reading the configuration again -------------------------------------------------------------
