@@ -23,7 +23,7 @@ async def errors(node: Address, *, retry: bool, as_json: bool) -> bool:
 
 
 def lines(found: Errors) -> list[str]:
-    """At most 80 columns each: what fails, and below it with whom, how often, since when, why."""
+    """At most 80 columns each: what fails, and below it with whom, how often, when, why."""
     if not found.errors and not found.more:
         return ["nothing keeps failing"]
     shown: list[str] = []
@@ -42,7 +42,7 @@ def _how(row: ErrorRow) -> str:
     if row.tries is not None:
         said.append("1 try" if row.tries == 1 else f"{row.tries} tries")
     if row.first_seconds_ago is not None:
-        said.append(f"since {span_text(row.first_seconds_ago)}")
+        said.append(f"first {span_text(row.first_seconds_ago)} ago")
     if row.last_seconds_ago is not None:
         said.append(f"last {span_text(row.last_seconds_ago)} ago")
     return f"{printable(', '.join(said))}: {printable(row.reason)}"

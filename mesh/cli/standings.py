@@ -86,9 +86,9 @@ def _peer(peer: PeerStatus, paint: Paint) -> list[str]:
 
 
 def _state(peer: PeerStatus) -> str:
-    """The verdict, since when, and what the node does about it."""
-    since = "" if peer.standing_seconds is None else f" since {span_text(peer.standing_seconds)}"
-    said = [peer.standing + since]
+    """The verdict, for how long, and what the node does about it."""
+    lasting = "" if peer.standing_seconds is None else f" for {span_text(peer.standing_seconds)}"
+    said = [peer.standing + lasting]
     if peer.state in _TELLING:
         said.append(peer.state)
     if peer.failures:
@@ -116,7 +116,7 @@ def _error(peer: PeerStatus) -> str:
     ago = peer.last_error_seconds_ago
     if peer.standing in _GOOD:
         return f"earlier{'' if ago is None else f', {span_text(ago)} ago'}: {text}"
-    return f"error{'' if ago is None else f' since {span_text(ago)}'}: {text}"
+    return f"error{'' if ago is None else f' for {span_text(ago)}'}: {text}"
 
 
 def _inbound(node: InboundStatus) -> list[str]:
@@ -162,9 +162,9 @@ def check(node: Status) -> tuple[int, str]:
 
 
 def _briefly(peer: PeerStatus) -> str:
-    since = "" if peer.standing_seconds is None else f" since {span_text(peer.standing_seconds)}"
+    lasting = "" if peer.standing_seconds is None else f" for {span_text(peer.standing_seconds)}"
     if peer.standing in _BAD:
-        return f"{peer.standing}{since} ({printable(peer.last_error or '?')})"
+        return f"{peer.standing}{lasting} ({printable(peer.last_error or '?')})"
     here = "?" if peer.missing_here is None else str(peer.missing_here)
     there = "?" if peer.missing_there is None else str(peer.missing_there)
-    return f"{peer.standing}{since}, {here} blobs missing here, {there} there"
+    return f"{peer.standing}{lasting}, {here} blobs missing here, {there} there"

@@ -63,7 +63,7 @@ def test_errors_of_a_real_node(tmp_path: Path) -> None:
         ghost, *reason, blob, how, _ = done.stdout.decode().splitlines()
         assert (ghost, blob) == ("peer ghost", name)
         assert "refused" in " ".join(reason)
-        assert how.startswith("  from two, 1 try, since ")
+        assert how.startswith("  from two, 1 try, first ")
         done = mesh("errors", "--json", "--node", one.url)
         told = json.loads(done.stdout)
         assert [row["digest"] for row in told["errors"]] == [None, name]

@@ -233,18 +233,18 @@ def test_what_people_see() -> None:
         "3 peers: 1 in sync, 1 not level, 1 unreachable",
         "",
         "b  http://b:7280",
-        "  in sync since 2 h 1 min",
+        "  in sync for 2 h 1 min",
         "",
         "c  http://c:7280",
-        "  not level since 1 min 5 s; syncing; last good round 2 min ago",
+        "  not level for 1 min 5 s; syncing; last good round 2 min ago",
         "  missing here   3 blobs, 3.0 MiB, 1.0 MiB/s, 3 s left",
         "  missing there  0 blobs, 0 B",
         "",
         "d  http://d:7280",
-        "  unreachable since 5 min; 4 rounds failed; never compared",
+        "  unreachable for 5 min; 4 rounds failed; never compared",
         "  missing here   ?",
         "  missing there  ?",
-        "  error since 5 min: cannot reach d:7280: Connection refused",
+        "  error for 5 min: cannot reach d:7280: Connection refused",
     ]
 
 
@@ -263,7 +263,7 @@ def test_an_error_that_is_over_is_not_shown_as_if_it_lasted() -> None:
         ([IN_SYNC, APART], NOT_LEVEL, "3 blobs missing here, 0 there"),
         ([a_peer(standing="unknown")], NOT_LEVEL, "b: unknown, ? blobs missing here, ? there"),
         ([REFUSED], NOT_LEVEL, "wants a key"),
-        ([IN_SYNC, APART, AWAY], UNREACHABLE, "d: unreachable since 5 min (cannot reach"),
+        ([IN_SYNC, APART, AWAY], UNREACHABLE, "d: unreachable for 5 min (cannot reach"),
     ],
 )
 def test_a_monitor_gets_a_code_and_a_line(peers: list[PeerStatus], code: int, says: str) -> None:

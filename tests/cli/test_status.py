@@ -83,7 +83,7 @@ def test_a_terminal_has_colours_and_a_pipe_has_none(pair: tuple[NodeProcess, Nod
         assert process.communicate(timeout=30) == (None, b"")
         os.close(ours)
         assert process.returncode == 0
-        assert (b"\x1b[32min sync\x1b[0m since" in said) is coloured
+        assert (b"\x1b[32min sync\x1b[0m for" in said) is coloured
         assert (b"\x1b" in said) is coloured
     assert b"\x1b" not in mesh("status", "--node", one.url).stdout
 
@@ -177,7 +177,7 @@ def test_a_monitor_tells_level_from_not_level_from_unreachable(
         one.request("POST", "/v1/blobs", b"not there yet")
         done = mesh("status", "--check", "--node", one.url)
         assert done.returncode == 1
-        assert done.stdout.startswith(b"not level: two: not level since ")
+        assert done.stdout.startswith(b"not level: two: not level for ")
     finally:
         two.process.send_signal(signal.SIGCONT)
     until(lambda: one.status()["peers"][0]["standing"] == "in sync")
