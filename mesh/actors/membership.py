@@ -9,7 +9,8 @@ step that fails leaves everything as it was before the order.
 Each peer has a scope of its own, in which its actor and its announcer run. To remove a peer is to
 cancel that scope, to wait until it has ended, and to take what is left of the peer out of the
 schedule, the roster and the claims. A peer with another address or another key is another peer: the
-old one is removed, and the new one starts from nothing, with the name of the old one.
+old one is removed, and the new one starts from nothing, with the name of the old one. The old one
+names it as its successor, for those who were waiting for the old one.
 
 `peers` is one list for the whole life of the node. Whoever awaits while going through it takes a
 copy first.
@@ -301,16 +302,20 @@ class Membership:
         """Make the peers that run those of `target`."""
         wanted = {each.anchor: each for each in target}
         kept: dict[str, _Member] = {}
+        made: dict[str, _Member] = {}
         for member in list(self._members):
             new = wanted.get(member.listed.anchor)
-            if new is None or new.address != member.listed.address:
-                await self._end(member)
-            else:
+            if new is not None and new.address == member.listed.address:
                 kept[new.anchor] = member
                 await self._follow(member, new)
+                continue
+            if new is not None:
+                made[new.anchor] = successor = self._made(new)
+                member.peer.successor = successor.peer
+            await self._end(member)
         for each in target:
             if each.anchor not in kept:
-                kept[each.anchor] = member = self._made(each)
+                kept[each.anchor] = member = made.get(each.anchor) or self._made(each)
                 if self._group is not None:
                     self._begin(member, self._group)
         self._members = [kept[each.anchor] for each in target]

@@ -98,6 +98,8 @@ class Peer:
         self.address = address
         self.removed = False
         """Whether it is no peer any more."""
+        self.successor: Peer | None = None
+        """Of a peer that is removed: the one with another address or key in its place, if any."""
         self.holder = Configured(address.url)
         """Under which name it brings blobs: its address is all that is proven about it."""
         self.standing = Standing(pulls=address.pulls, pushes=address.pushes)

@@ -18,6 +18,7 @@ says of itself that it has our root.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 import msgspec
@@ -52,7 +53,7 @@ class Wait:
 
     def __init__(self, peers: Sequence[Peer], keeper: Keeper, us: bytes) -> None:
         """`us`: our node id."""
-        self._peers = peers
+        self._peers = list(peers)
         self._keeper = keeper
         self._us = us
         self._reports = {
@@ -134,9 +135,9 @@ class Wait:
     async def _rounds(self, peers: Sequence[Peer], baseline: Tree, *, fetched: bool) -> None:
         async with create_task_group() as group:
             for peer in peers:
-                group.start_soon(self._level, peer, baseline, fetched)
+                group.start_soon(partial(self._level, peer, baseline, fetched=fetched))
 
-    async def _level(self, peer: Peer, baseline: Tree, fetched: bool) -> None:
+    async def _level(self, peer: Peer, baseline: Tree, *, fetched: bool) -> None:
         """Rounds with one peer until it is level with `baseline`, and we with it.
 
         `fetched`: what it had when it was first asked is here.
@@ -146,6 +147,9 @@ class Wait:
         there = not (peer.address.pushes or self._whole)
         while True:
             stats = await peer.sync(baseline=baseline)
+            if peer.successor is not None:
+                await self._level(self._replaced(peer, peer.successor), baseline, fetched=False)
+                return
             if peer.paused or peer.removed:
                 self._reports[peer] = _left_out(peer)
                 return
@@ -160,6 +164,13 @@ class Wait:
                 return
             await anyio.sleep(pause)
             pause = min(_CAP, pause * 2)
+
+    def _replaced(self, old: Peer, new: Peer) -> Peer:
+        """Wait for `new` in place of `old`: a peer that got another address or key meanwhile."""
+        self._peers[self._peers.index(old)] = new
+        report = msgspec.structs.replace(self._reports.pop(old), level=False, counts=True)
+        self._reports[new] = msgspec.structs.replace(report, error="no answer at its new address")
+        return new
 
     # --- behind them ---------------------------------------------------------------------------
 

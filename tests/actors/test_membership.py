@@ -191,6 +191,32 @@ async def test_whoever_waits_for_a_peer_is_told_that_it_was_removed(
 
 
 @virtual
+async def test_a_wait_follows_a_peer_to_its_new_address(autojump_clock: MockClock) -> None:
+    """It is a peer as before: a wait that left it out would promise what is not so."""
+    async with a_world() as world:
+        b = world.add("b")
+        b.urls = [url_of("elsewhere")]
+        await b.start()
+        a = await world.start("a", ["b"], store=await filled(blob(1)))
+        answers = []
+
+        async def wait(timeout: float) -> None:
+            answers.append(await a.node.wait_and_tell(timeout, whole=False))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, 100.0)
+            await trio.sleep(5.0)
+            assert not answers
+            await a.node.membership.order(Move("b:7280", "nowhere:7280"))
+            await trio.sleep(5.0)
+            assert not answers
+            await a.node.membership.order(Move("nowhere:7280", "elsewhere:7280"))
+        (waited,) = answers
+        assert waited.said == "level with 1 of 1 peers"
+        assert b.count == 1
+
+
+@virtual
 async def test_a_peer_may_not_be_added_twice(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await world.start("b")
