@@ -8,34 +8,48 @@ from typing import Any, TypeVar
 
 from anyio import CancelScope, create_task_group
 
-from mesh.errors import MeshError
-
 T = TypeVar("T")
 
 
 async def beside(
-    task: Callable[[], Coroutine[Any, Any, None]],
-    work: Callable[[], Awaitable[T]],
-    errors: tuple[type[Exception], ...] = (),
+    task: Callable[[], Coroutine[Any, Any, None]], work: Callable[[], Awaitable[T]]
 ) -> T:
     """The outcome of `work()`, beside which `task()` runs; what is left of `task` is cancelled.
 
-    A MeshError, an OSError and what `errors` names leave `work` as they are. A task group alone
-    would wrap them in a group of errors, which no caller expects.
+    An error leaves `work` as it is. A task group alone would wrap it in a group of errors, which no
+    caller expects, and which nobody could tell from a group that `work` itself has raised.
     """
-    passed: tuple[type[Exception], ...] = (MeshError, OSError, *errors)
     outcome: list[T] = []
-    failure: Exception | None = None
+    held = _Held()
     async with create_task_group() as group:
         group.start_soon(task)
-        try:
+        with held:
             outcome.append(await work())
-        except passed as error:
-            failure = error
         group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    if held.error is not None:
+        raise held.error
     return outcome[0]
+
+
+class _Held:
+    """A block whose error is kept, to be raised where it is not wrapped."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Keep an error; not a cancellation, nor what ends the program."""
+        if isinstance(error, Exception):
+            self.error = error
+        return self.error is not None
 
 
 async def unless(

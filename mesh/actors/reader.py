@@ -56,14 +56,14 @@ class Reader:
         None when it turned out to be damaged, and nobody else has it. All that comes is verified;
         damage that is met half-way is healed and passed over, or raised as Corrupt.
         """
-        pieces = self._pieces(digest, size, start, stop)
+        pieces = _begun(self._pieces(digest, size, start, stop))
         try:
-            first = await anext(pieces, b"")
+            await anext(pieces)
         except StoreError:
             if await self._door.size(digest) is None:
                 return None
             raise
-        return _resumed(first, pieces)
+        return pieces
 
     async def frames(self, digests: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
         """A batch as `transfer.frames_of` gives it, of which nothing is absent that can be had."""
@@ -137,10 +137,16 @@ class Reader:
         return self._fetcher is not None and await self._fetcher.fetch(digest)
 
 
-async def _resumed(
-    first: bytes, pieces: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
+async def _begun(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """What is empty once the first piece is there, and then the pieces.
+
+    The caller goes on with a generator that has begun: closing one that has not would close
+    nothing of what it holds, and leave a file open.
+    """
     async with aclosing(pieces):
-        yield first
+        first = await anext(pieces, b"")
+        yield b""
+        if first:
+            yield first
         async for piece in pieces:
             yield piece

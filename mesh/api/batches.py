@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from mesh.core.digest import Digest, digest_of, parse_digest
@@ -54,7 +54,7 @@ async def in_batches(
     digests: Iterable[str],
     batch: Callable[[Sequence[Digest]], Awaitable[list[Frame]]],
     single: Callable[[str], Awaitable[bytes]],
-) -> AsyncIterator[tuple[str, bytes]]:
+) -> AsyncGenerator[tuple[str, bytes], None]:
     """The blobs of `digests` in order, most of them by `batch`, checked.
 
     What is large, absent or damaged on its way is left to `single`, which says what is wrong.

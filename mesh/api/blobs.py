@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from math import inf
+from operator import index
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 from mesh.core.digest import Digest, new_hasher
-from mesh.errors import Corrupt, InputError
+from mesh.errors import Corrupt, InputError, printable
 from mesh.events import Event
 from mesh.status import RoundStats, Status, WaitAnswer
 
@@ -25,6 +27,10 @@ Range: TypeAlias = tuple[int, int | None]
 
 As with a slice, what lies behind the end of the blob is left out.
 """
+
+
+# Behind the end of every blob. A longer number in a header is taken for a mistake.
+_FARTHEST = 2**62
 
 
 class BlobInfo(msgspec.Struct, frozen=True):
@@ -49,6 +55,10 @@ class Stream:
         self.start = start
         self.stop = stop
         self._chunks = chunks
+        self._left = stop - start
+        # Why nothing more can be read. A read that was cancelled has ended what it read from, and
+        # whoever read on would take a part for the whole.
+        self._over: str | None = None
         # Only the whole has a name by which it can be checked.
         self._hasher = new_hasher() if stop - start == size else None
 
@@ -59,18 +69,45 @@ class Stream:
     async def __anext__(self) -> bytes:
         """The next chunk, of any length but 0.
 
-        Corrupt at the end of a whole blob that turned out to be another one.
+        Corrupt at the end of a whole blob that turned out to be another one. InputError when an
+        earlier read was cancelled or failed, or the block is left.
         """
+        if self._over is not None:
+            raise InputError(f"cannot read on in blob {self.digest}: {self._over}; open it again")
+        self._over = "a read of it was cancelled, or failed"
+        chunk = await self._some()
+        self._over = None
+        if chunk:
+            return chunk
+        self._check()
+        raise StopAsyncIteration
+
+    async def _some(self) -> bytes:
+        """The next chunk; b"" at the end."""
         async for chunk in self._chunks:
             if chunk:
+                self._left -= len(chunk)
                 if self._hasher is not None:
                     self._hasher.update(chunk)
                 return chunk
+        return b""
+
+    def _check(self) -> None:
+        """Corrupt when all that came is not what was to come."""
         if self._hasher is not None and self._hasher.hexdigest() != self.digest:
             raise Corrupt(
                 f"what came as blob {self.digest} is {self._hasher.hexdigest()}; get it again"
             )
-        raise StopAsyncIteration
+        if self._left:
+            asked = self.stop - self.start
+            raise Corrupt(
+                f"of blob {self.digest} {asked - self._left} bytes came instead of {asked}; "
+                "get it again"
+            )
+
+    def close(self) -> None:
+        """Nothing more is read. Leaving the block in which it was opened does this as well."""
+        self._over = "the block in which it was open is left"
 
     async def read(self) -> bytes:
         """All that has not been read yet."""
@@ -79,10 +116,25 @@ class Stream:
 
 def bounds(range: Range | None) -> Range:  # noqa: A002 - the name that callers write
     """Where to begin and to end; InputError for what no slice of a blob is."""
-    start, stop = (0, None) if range is None else range
+    try:
+        start, stop = (0, None) if range is None else range
+        start, stop = index(start), None if stop is None else index(stop)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"a range of {printable(repr(range))[:80]}; expected (start, end), two whole numbers"
+        ) from error
     if start < 0 or (stop is not None and stop < start):
         raise InputError(f"a range of {start} to {stop}; expected 0 <= start <= end")
-    return start, stop
+    return min(start, _FARTHEST), None if stop is None else min(stop, _FARTHEST)
+
+
+def patience(timeout: float | None) -> float | None:
+    """For how many seconds to wait; None for no end. InputError for what is no time."""
+    if timeout is None or timeout == inf:
+        return None
+    if not isinstance(timeout, int | float) or not timeout >= 0:
+        raise InputError(f"a timeout of {printable(repr(timeout))[:80]}; expected seconds, or None")
+    return float(timeout)
 
 
 class Events(Protocol):

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, contextmanager
 from types import TracebackType
 from typing import Self
 
 import msgspec
-from anyio import create_task_group, to_thread
+from anyio import CancelScope, create_task_group, to_thread
 
 from mesh.api.batches import batch_of, grouped, in_batches
-from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
+from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds, patience
 from mesh.api.listening import Listening
 from mesh.api.sources import Bytes, opened
 from mesh.config import Address, key_of, parse_peer, read_keys
 from mesh.core.digest import Digest, digest_of, parse_digest, parse_prefix
 from mesh.core.limits import LARGE_BLOB
-from mesh.errors import ConfigError, Corrupt, Full, InputError, NotFound, Refused, one_line
-from mesh.racing import Ungrouped
+from mesh.errors import (
+    ConfigError,
+    Corrupt,
+    Full,
+    InputError,
+    MeshError,
+    NotFound,
+    Refused,
+    one_line,
+)
 from mesh.status import RoundStats, Status, WaitAnswer
 from mesh.transport.client import NodeClient, checked, node_client
 from mesh.wire.frames import Frame
@@ -83,18 +91,19 @@ class Client:
 
     async def put(self, source: Source) -> str:
         """See `mesh.Blobs`."""
-        with Ungrouped(), self._said(), opened(source) as taken:
-            if isinstance(taken, Bytes):
-                data = taken.data
-                stored = await self._node.put_stream(data, len(data))
-                if len(data) > _ASIDE:
-                    digest = await to_thread.run_sync(digest_of, data)
+        with self._said():
+            async with opened(source) as taken:
+                if isinstance(taken, Bytes):
+                    data = taken.data
+                    stored = await self._node.put_stream(data, len(data))
+                    if len(data) > _ASIDE:
+                        digest = await to_thread.run_sync(digest_of, data)
+                    else:
+                        digest = digest_of(data)
                 else:
-                    digest = digest_of(data)
-            else:
-                stored = await self._node.put_stream(taken, taken.size)
-                digest = taken.digest
-            checked(stored, digest)
+                    stored = await self._node.put_stream(taken, taken.size)
+                    digest = taken.digest
+                checked(stored, digest)
         return digest.hex()
 
     async def put_all(self, blobs: Iterable[bytes]) -> Sequence[str]:
@@ -115,12 +124,13 @@ class Client:
 
     async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
         """See `mesh.Blobs`."""
-        async for digest, data in in_batches(digests, self._batch, self.get):
-            yield digest, data
+        async with aclosing(in_batches(digests, self._batch, self.get)) as pairs:
+            async for digest, data in pairs:
+                yield digest, data
 
     async def _batch(self, names: Sequence[Digest]) -> list[Frame]:
         found: list[Frame] = []
-        with Ungrouped(), self._said():
+        with self._said():
             async with self._node.batch(names) as groups:
                 async for frames in groups:
                     found += frames
@@ -141,9 +151,12 @@ class Client:
         """See `mesh.Blobs`."""
         name = parse_digest(digest)
         start, stop = bounds(range)
-        with Ungrouped(), self._said(digest):
-            async with self._node.part(name, start, stop) as part:
-                yield Stream(name, part.size, part.start, part.stop, part.chunks)
+        async with AsyncExitStack() as stack:
+            # What is raised in the block of the caller is none of what is said here.
+            with self._said(digest):
+                part = await stack.enter_async_context(self._node.part(name, start, stop))
+            with closing(Stream(name, *part)) as stream:
+                yield stream
 
     async def size(self, digest: str) -> int:
         """See `mesh.Blobs`."""
@@ -160,8 +173,9 @@ class Client:
     async def list(self, prefix: str = "") -> AsyncIterator[BlobInfo]:
         """See `mesh.Blobs`."""
         with self._said():
-            async for blob in self._node.listing(parse_prefix(prefix)):
-                yield BlobInfo(blob.digest, blob.size)
+            async with aclosing(self._node.listing(parse_prefix(prefix))) as listing:
+                async for blob in listing:
+                    yield BlobInfo(blob.digest, blob.size)
 
     async def status(self) -> Status:
         """See `mesh.Blobs`."""
@@ -175,26 +189,33 @@ class Client:
             status = await self.status()
             peers = tuple(peer.url.partition("://")[2] for peer in status.peers)
         found: dict[str, RoundStats] = {}
+        failures: list[MeshError] = []
 
-        async def one(name: str) -> None:
-            found[name] = await node.sync(name, RoundStats)
+        async def one(name: str, others: CancelScope) -> None:
+            try:
+                found[name] = await node.sync(name, RoundStats)
+            except MeshError as error:
+                failures.append(error)
+                others.cancel()
 
-        with Ungrouped(), self._said():
+        with self._said():
             async with create_task_group() as group:
                 for name in dict.fromkeys(peers):
-                    group.start_soon(one, name)
+                    group.start_soon(one, name, group.cancel_scope)
+            if failures:
+                raise failures[0]
         return [found[name] for name in dict.fromkeys(peers)]
 
     def events(self) -> Events:
         """See `mesh.Blobs`. The node is asked when the first event is waited for."""
-        listening = Listening(self._node)
+        listening = Listening(self._node, self._listening.discard)
         self._listening.add(listening)
         return listening
 
     async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
         """See `mesh.Blobs`."""
         with self._said():
-            return await self._node.wait(timeout, WaitAnswer, whole=whole)
+            return await self._node.wait(patience(timeout), WaitAnswer, whole=whole)
 
     @contextmanager
     def _said(self, digest: str = "") -> Iterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
+import anyio
 import msgspec
 
 from mesh.decoding import json_of
-from mesh.errors import Misbehaved, Undecodable
+from mesh.errors import InputError, Misbehaved, Undecodable
 from mesh.events import KINDS, Event
 from mesh.transport.client import NodeClient
 
@@ -28,30 +29,43 @@ _EVENT = json_of(Event)
 class Listening:
     """See `mesh.api.blobs.Events`. The connection is made when the first event is waited for."""
 
-    def __init__(self, node: NodeClient) -> None:
-        """`node` is asked."""
+    def __init__(self, node: NodeClient, gone: Callable[[Listening], None]) -> None:
+        """`node` is asked. `gone` is told when the connection is closed."""
         self._node = node
+        self._gone = gone
         self._stack = AsyncExitStack()
         self._chunks: AsyncIterator[bytes] | None = None
         self._ready: deque[Event] = deque()
         self._rest = b""
         self._left = False
         self._waits = False
+        self._broken = False
 
     def __aiter__(self) -> Listening:
         """Itself."""
         return self
 
     async def __anext__(self) -> Event:
-        """The next event; a PeerError when the connection breaks, or the node falls silent."""
+        """The next event; a PeerError when the connection breaks, or the node falls silent.
+
+        InputError when an earlier wait was cancelled: what was read from is gone, and with it what
+        happens meanwhile. The end would say that the node has stopped.
+        """
         while not self._ready:
             if self._left:
                 raise StopAsyncIteration
-            self._waits = True
+            if self._broken:
+                raise InputError(
+                    "waiting for an event was cancelled, or failed; listen again with events()"
+                )
+            self._waits = self._broken = True
             try:
                 await self._more()
+                self._broken = False
             finally:
                 self._waits = False
+                if self._broken:
+                    await self._let_go()
         return self._ready.popleft()
 
     async def aclose(self) -> None:
@@ -59,7 +73,13 @@ class Listening:
         self._left = True
         self._ready.clear()
         if not self._waits:  # else whoever waits lets go of the connection
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Close the connection, also when whoever waits was cancelled."""
+        with anyio.CancelScope(shield=True):
             await self._stack.aclose()
+        self._gone(self)
 
     async def _more(self) -> None:
         if self._chunks is None:
@@ -67,7 +87,7 @@ class Listening:
         chunk = await anext(self._chunks, None)
         if chunk is None or self._left:
             self._left = True
-            await self._stack.aclose()
+            await self._let_go()
             return
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > _LONGEST:

@@ -8,8 +8,8 @@ configuration, no setting of the interpreter. Its tasks live in one task group, 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,7 @@ from anyio import create_task_group
 
 from mesh.api.assembly import Parts, assembled, run_until_stopped
 from mesh.api.batches import grouped, in_batches
-from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds
+from mesh.api.blobs import BlobInfo, Events, Range, Source, Stream, bounds, patience
 from mesh.api.sources import Bytes, Chunks, opened
 from mesh.config import Config, problems_of
 from mesh.core.digest import Digest, digest_of, parse_digest, parse_prefix
@@ -184,7 +184,7 @@ class Node:
     async def put(self, source: Source) -> str:
         """See `mesh.Blobs`."""
         node = self._node
-        with opened(source) as taken:
+        async with opened(source) as taken:
             size = len(taken.data) if isinstance(taken, Bytes) else taken.size
             self._admit(node, size or 0)
             if isinstance(taken, Bytes) and len(taken.data) < LARGE_BLOB:
@@ -193,9 +193,10 @@ class Node:
                 digest = await node.work(digest_of, data) if aside else digest_of(data)
                 return await _kept(node, Blob(digest, data))
             async with node.keeper.door.incoming(None) as incoming:
-                async for chunk in _chunks(taken):
-                    await incoming.write(chunk)
-                    self._admit(node, incoming.size, more=True)
+                async with aclosing(_chunks(taken)) as chunks:
+                    async for chunk in chunks:
+                        await incoming.write(chunk)
+                        self._admit(node, incoming.size, more=True)
                 return await _kept(node, await incoming.finish())
 
     def _admit(self, node: Actors, size: int, *, more: bool = False) -> None:
@@ -222,8 +223,9 @@ class Node:
 
     async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
         """See `mesh.Blobs`."""
-        async for digest, data in in_batches(digests, self._batch, self.get):
-            yield digest, data
+        async with aclosing(in_batches(digests, self._batch, self.get)) as pairs:
+            async for digest, data in pairs:
+                yield digest, data
 
     async def _batch(self, names: Sequence[Digest]) -> list[Frame]:
         reader, found = FrameReader(), list[Frame]()
@@ -254,7 +256,8 @@ class Node:
         if pieces is None:
             raise NotFound(f"blob {digest} was damaged, and no peer that can be reached has it")
         async with aclosing(pieces):
-            yield Stream(name, size, start, stop, pieces)
+            with closing(Stream(name, size, start, stop, pieces)) as stream:
+                yield stream
 
     async def size(self, digest: str) -> int:
         """See `mesh.Blobs`."""
@@ -309,7 +312,7 @@ class Node:
 
     async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
         """See `mesh.Blobs`."""
-        return await self._node.wait_and_tell(timeout, whole=whole)
+        return await self._node.wait_and_tell(patience(timeout), whole=whole)
 
 
 def _named(group: list[bytes]) -> list[Blob]:
@@ -321,7 +324,7 @@ async def _kept(node: Actors, item: Item) -> str:
     return item.digest.hex()
 
 
-async def _chunks(taken: Bytes | Chunks) -> AsyncIterator[bytes]:
+async def _chunks(taken: Bytes | Chunks) -> AsyncGenerator[bytes, None]:
     """What is put, in pieces that are hashed one by one."""
     if isinstance(taken, Bytes):
         for at in range(0, len(taken.data), _PIECE):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +40,15 @@ class Chunks:
     async def __anext__(self) -> bytes:
         """The next chunk."""
         chunk = await anext(self._chunks)
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise InputError(f"a source of bytes made a {type(chunk).__name__}; expected bytes")
         self._hasher.update(chunk)
         return chunk
+
+    async def aclose(self) -> None:
+        """End a generator that makes the bytes: nobody else may know of it."""
+        if isinstance(self._chunks, AsyncGenerator):
+            await self._chunks.aclose()
 
     @property
     def digest(self) -> Digest:
@@ -48,8 +56,8 @@ class Chunks:
         return Digest(self._hasher.digest())
 
 
-@contextmanager
-def opened(source: Source) -> Iterator[Bytes | Chunks]:
+@asynccontextmanager
+async def opened(source: Source) -> AsyncIterator[Bytes | Chunks]:
     """The bytes of `source`. InputError for a file that cannot be read, or what is no source."""
     match source:
         case bytes():
@@ -58,9 +66,11 @@ def opened(source: Source) -> Iterator[Bytes | Chunks]:
             yield Bytes(bytes(source))
         case os.PathLike():
             with _File(Path(source)) as file:
-                yield Chunks(file.pieces(), file.size)
+                async with aclosing(Chunks(file.pieces(), file.size)) as chunks:
+                    yield chunks
         case _ if hasattr(source, "__aiter__"):
-            yield Chunks(aiter(source), None)
+            async with aclosing(Chunks(aiter(source), None)) as chunks:
+                yield chunks
         case _:
             raise InputError(
                 f"cannot put a {type(source).__name__}; expected bytes, a pathlib.Path or an "
@@ -76,10 +86,18 @@ class _File:
 
     def __enter__(self) -> _File:
         try:
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            # Without O_NONBLOCK a pipe that nobody writes to would hold up the whole loop.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(self._path, flags)
         except OSError as error:
             raise self._unreadable(error) from error
         self._before = os.fstat(self._descriptor)
+        if stat.S_ISFIFO(self._before.st_mode):
+            os.close(self._descriptor)
+            raise InputError(
+                f"{printable(str(self._path))} is a pipe; read it, and put what you have read"
+            )
+        os.set_blocking(self._descriptor, True)
         # Files of the kernel, as in /proc, say that they have no bytes: they are read to the end.
         self.size = self._before.st_size or None
         return self

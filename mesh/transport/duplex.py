@@ -42,14 +42,11 @@ class Upload:
         self._error: httpcore.NetworkError | None = None
         self._sending: anyio.CancelScope | None = None
 
-    async def send(self, request: Callable[[], Awaitable[T]], errors: type[Exception]) -> T:
-        """The outcome of `request()`, which has this as its body.
-
-        `errors`: what it may raise, beside a MeshError or OSError of the body.
-        """
+    async def send(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The outcome of `request()`, which has this as its body."""
         token = _CURRENT.set(self)
         try:
-            return await beside(self._listen, request, (errors,))
+            return await beside(self._listen, request)
         finally:
             _CURRENT.reset(token)
             if isinstance(self._body, AsyncGenerator):

@@ -140,7 +140,7 @@ class Http:
 
     async def _sent(self, request: httpx.Request, streamed: Upload | None) -> httpx.Response:
         send = partial(self._client.send, request, stream=True)
-        return await (streamed.send(send, httpx.HTTPError) if streamed is not None else send())
+        return await (streamed.send(send) if streamed is not None else send())
 
     async def exchange(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
 import pytest
 
 import mesh
@@ -105,9 +107,10 @@ async def test_a_range_is_a_slice(kind: str, served: NodeProcess, tmp_path: Path
                 for stop in [None, *(end for end in ends if end >= start)]:
                     got = await blobs.get(digest, range=(start, stop))
                     assert got == data[start:stop], (size, start, stop)
-        for wrong in ((-1, 3), (3, 2)):
+        assert await blobs.get(digest, range=(10**99, None)) == b""
+        for wrong in ((-1, 3), (3, 2), (1.5, 3), ("1", None), (1,), 5):
             with pytest.raises(mesh.InputError, match="range"):
-                await blobs.get(digest, range=wrong)
+                await blobs.get(digest, range=wrong)  # type: ignore[arg-type]
 
 
 @KINDS
@@ -210,3 +213,86 @@ async def test_a_whole_blob_that_is_another_one_is_corrupt() -> None:
         await mesh.Stream(name, 21, 0, 21, wrong()).read()
     # A part has no name by which it could be checked.
     assert await mesh.Stream(name, 90, 5, 26, wrong()).read() == b"these are other bytes"
+
+
+@KINDS
+@on_both_loops
+async def test_a_part_is_never_taken_for_the_whole(
+    kind: str, served: NodeProcess, tmp_path: Path
+) -> None:
+    async with each(kind, served, tmp_path) as blobs:
+        digest = await blobs.put(data_of(SIZES[-1]))
+        for part in (None, (1, None)):
+            async with blobs.open(digest, range=part) as stream:
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await stream.read()
+                assert scope.cancelled_caught
+                with pytest.raises(mesh.InputError, match="cancelled, or failed; open it again"):
+                    await stream.read()
+            async with blobs.open(digest, range=part) as stream:
+                await anext(stream)
+            with pytest.raises(mesh.InputError, match="is left; open it again"):
+                await stream.read()
+
+
+@KINDS
+@on_both_loops
+async def test_what_the_caller_raises_comes_out_as_it_is(
+    kind: str, served: NodeProcess, tmp_path: Path
+) -> None:
+    mine = ExceptionGroup("of the caller", [ValueError()])
+    declined = mesh.Refused("by another node", None, 404)
+
+    async def broken(error: Exception) -> AsyncIterator[bytes]:
+        yield b"some bytes"
+        raise error
+
+    async def wrong() -> AsyncIterator[Any]:
+        yield b"some bytes"
+        yield None
+
+    async with each(kind, served, tmp_path) as blobs:
+        digest = await blobs.put(b"to be opened")
+        for error in (mine, declined):
+            with pytest.raises(type(error)) as raised:
+                async with blobs.open(digest):
+                    raise error
+            assert raised.value is error
+            with pytest.raises(type(error)) as raised:
+                await blobs.put(broken(error))
+            assert raised.value is error
+        with pytest.raises(mesh.InputError, match="NoneType"):
+            await blobs.put(wrong())
+
+
+@KINDS
+@on_both_loops
+async def test_no_time_and_no_file(kind: str, served: NodeProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    async with each(kind, served, tmp_path) as blobs:
+        for never in (-1, float("nan"), "3"):
+            with pytest.raises(mesh.InputError, match="expected seconds"):
+                await blobs.wait(never)  # type: ignore[arg-type]
+        assert not (await blobs.wait(float("inf"))).level
+        with pytest.raises(mesh.InputError, match="is a pipe"):
+            await blobs.put(tmp_path / "pipe")
+
+
+@on_both_loops
+async def test_an_answer_without_the_range_is_not_taken_for_it() -> None:
+    async def whole(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with anyio.create_task_group() as group, mesh.Client(f"127.0.0.1:{port}") as client:
+        group.start_soon(listener.serve, whole)
+        assert await client.get(named(b"hello"), range=(0, 99)) == b"hello"
+        for part in ((1, None), (0, 4), (1, 2), (9, None)):
+            with pytest.raises(mesh.PeerError, match="another range"):
+                await client.get(named(b"hello"), range=part)
+        group.cancel_scope.cancel()
+    await listener.aclose()

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import anyio
+import pytest
 from trio.testing import MockClock
 
 import mesh
@@ -100,6 +101,25 @@ async def test_a_stop_ends_the_events(tmp_path: Path) -> None:
             stopped = anyio.current_time()
         assert anyio.current_time() - stopped < 8  # a stop grants 10 s to what lasts
     assert sorted(ends) == ["client", "node"]
+
+
+@on_both_loops
+async def test_a_wait_that_was_cancelled_does_not_look_like_a_stop(tmp_path: Path) -> None:
+    config = mesh.Config(data=f"{tmp_path}/1", listen="127.0.0.1:0")
+    async with mesh.Node(config) as node, mesh.Client(node.url) as client:
+        for blobs in (node, client):
+            events = blobs.events()
+            assert isinstance(await anext(events), mesh.Began)
+            with anyio.move_on_after(0.05) as scope:
+                await anext(events)
+            assert scope.cancelled_caught
+            digest = await node.put(f"after it, {blobs}".encode())
+            if blobs is node:
+                assert is_blob(digest)(await anext(events))
+            else:
+                with pytest.raises(mesh.InputError, match="listen again"):
+                    await anext(events)
+            await events.aclose()
 
 
 def blob(number: int) -> Blob:
