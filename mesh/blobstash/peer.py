@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from anyio import create_memory_object_stream, create_task_group
+from anyio import BrokenResourceError, create_memory_object_stream, create_task_group
 
 from mesh.blobstash.client import OneWayConflict
 from mesh.blobstash.compare import differences, diverging
@@ -96,7 +96,9 @@ class BlobstashPeer:
         failures: list[PeerError] = []
 
         async def one(digest: Digest) -> None:
-            await arrived.send([await self._one(digest)])
+            frame = await self._one(digest)
+            with suppress(BrokenResourceError):  # whoever asked has left, and takes no more
+                await arrived.send([frame])
 
         async def all_of_them() -> None:
             async with arrived:

@@ -7,16 +7,26 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 
+from mesh.cli.forms import Form
+from mesh.cli.putting.outcome import Outcome
+from mesh.cli.putting.printing import Printer
 from mesh.cli.putting.reading import Changed, Group, Reader, Reading, Trouble, opened
+from mesh.cli.putting.sending import Sender
+from mesh.cli.putting.steps import Steps
 from mesh.cli.putting.survey import Survey
 from mesh.cli.putting.watching import Watcher
+from mesh.cli.teller import Teller
 from mesh.cli.walk import Found, FoundFile, walk
-from mesh.core.digest import digest_of
+from mesh.core.digest import Digest, digest_of
+from mesh.errors import Unreachable
+from mesh.transport.client import NodeClient
 from tests.processes import NodeProcess, environment, mesh, nodes
 
 MIB = 1024 * 1024
@@ -176,6 +186,43 @@ def test_a_large_pipe_over_the_limit_is_told_so(run: Run) -> None:
     assert done.returncode == 1
     assert b"bytes at most (--max-blob)" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+# --- a step that fails --------------------------------------------------------------------------
+
+
+class Gone(NodeClient):
+    """A node that goes when two groups were read, so that one waits behind the one it is asked."""
+
+    def __init__(self, group: int) -> None:
+        self._left = 2 * group
+        self._read = threading.Event()
+
+    def hashed(self, _size: int) -> None:
+        self._left -= 1
+        if not self._left:
+            self._read.set()
+
+    async def lacking(self, digests: Sequence[Digest]) -> set[Digest]:
+        del digests
+        await anyio.to_thread.run_sync(self._read.wait)
+        await anyio.wait_all_tasks_blocked()
+        raise Unreachable("the node has gone")
+
+
+def test_a_node_that_goes_while_files_wait_is_all_that_is_said(tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / f"{number}").write_bytes(b"%d" % number)
+    client = Gone(group=1000)
+    watcher = Watcher()
+    watcher.hashed = client.hashed  # type: ignore[method-assign]
+    outcome = Outcome(watcher, Printer(Teller(Form(), "put", "files")), tree=False)
+    reader = Reader(watcher, None, lambda: 0)
+    steps = Steps(client, reader, Sender(client, outcome, watcher), outcome, None)
+    survey = Survey([(str(tmp_path), walk(tmp_path))], None, watcher)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        anyio.run(steps.run, survey)
+    assert [type(error) for error in raised.value.exceptions] == [Unreachable]
 
 
 # --- files that change while they are read ---------------------------------------------------

@@ -7,9 +7,15 @@ Every stream between two steps holds nothing, so each step has one batch or grou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
-from anyio import create_memory_object_stream, create_task_group, to_thread
+from anyio import (
+    BrokenResourceError,
+    create_memory_object_stream,
+    create_task_group,
+    sleep_forever,
+    to_thread,
+)
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mesh.cli.absolute import absolute
@@ -19,6 +25,8 @@ from mesh.cli.putting.sending import Sender
 from mesh.cli.putting.survey import Batch, Survey
 from mesh.cli.record import Note, Record
 from mesh.transport.client import NodeClient
+
+T = TypeVar("T")
 
 # What is sent: files that the node lacks have their bytes, or are large.
 _Ready: TypeAlias = Group | Hashed
@@ -59,7 +67,7 @@ class Steps:
         """Find files, and what the record knows of them."""
         async with surveyed:
             while batch := await to_thread.run_sync(survey.next):
-                await surveyed.send(batch)
+                await _hand(surveyed, batch)
 
     async def _ask(
         self,
@@ -73,7 +81,7 @@ class Steps:
                 lacking = await self._client.lacking(asked) if asked else set()
                 if lacking:
                     digests = [None if digest in lacking else digest for digest in digests]
-                await known.send(Batch(found, digests))
+                await _hand(known, Batch(found, digests))
 
     async def _read(
         self,
@@ -86,11 +94,11 @@ class Steps:
                 jobs = self._reader.jobs(batch)
                 while (job := await to_thread.run_sync(_next, jobs)) is not None:
                     if isinstance(job, Group):
-                        await read.send(job)
+                        await _hand(read, job)
                         continue
                     file = await self._reader.hashed(job)
-                    await read.send(
-                        Group([], [file]) if isinstance(file, Trouble) else Hashed(file)
+                    await _hand(
+                        read, Group([], [file]) if isinstance(file, Trouble) else Hashed(file)
                     )
 
     async def _compare(
@@ -101,7 +109,7 @@ class Steps:
         """Drop the bytes of what the node holds already."""
         async with jobs, ready:
             async for job in jobs:
-                await ready.send(await self._needed(job))
+                await _hand(ready, await self._needed(job))
 
     async def _needed(self, job: _Ready) -> _Ready:
         if isinstance(job, Hashed):
@@ -134,6 +142,14 @@ class Steps:
         fresh = [file for file in files if file.stamp is not None]
         if fresh and self._record is not None:
             await to_thread.run_sync(self._record.note, _notes(fresh))
+
+
+async def _hand(to: MemoryObjectSendStream[T], item: T) -> None:
+    """Give something to the next step. When that one has failed, its error is about to end all."""
+    try:
+        await to.send(item)
+    except BrokenResourceError:
+        await sleep_forever()
 
 
 def _notes(files: Sequence[File]) -> Iterator[Note]:
