@@ -11,12 +11,9 @@ from mesh.cli.forms import Form
 from mesh.cli.objects import Rows, print_summary
 from mesh.cli.words import count_text
 from mesh.config import Address
-from mesh.errors import Misbehaved, Refused, one_line, printable
+from mesh.errors import Misbehaved, PeerError, one_line, printable
 from mesh.status import DiffEnd
 from mesh.transport.client import NodeClient, node_client
-
-PEER_FAILED = 502
-"""How a node answers when it cannot ask its peer."""
 
 EQUAL, DIFFERENT, NOT_COMPARED = 0, 1, 3
 """Exit codes; 2 is a wrong use of the command."""
@@ -33,9 +30,7 @@ async def diff(node: Address, peer: str, form: Form, *, count: bool) -> int:
     async with node_client(node) as client:
         try:
             end = await _told(client, peer, None if count else rows, form)
-        except Refused as error:
-            if error.status != PEER_FAILED:
-                raise
+        except PeerError as error:  # 1 says that they differ, so it says nothing else
             print(f"mesh: {one_line(error)}", file=sys.stderr)
             return NOT_COMPARED
     _print_end(end, None if count else rows, form)

@@ -98,6 +98,10 @@ def test_what_cannot_be_compared_has_a_code_of_its_own(
     assert (done.returncode, done.stdout) == (3, b"")
     assert b"refused" in done.stderr
     assert done.stderr.count(b"\n") == 1
+    (place,) = free_places(1)
+    done = mesh("diff", "two", "--node", place)
+    assert (done.returncode, done.stdout) == (3, b""), "1 would say that they differ"
+    assert done.stderr.count(b"\n") == 1
     done = mesh("diff", "nobody", "--node", one.url)
     assert done.returncode == 2
     assert b"no peer is called 'nobody'" in done.stderr

@@ -65,8 +65,7 @@ def diff_command(
     """Say which blobs only a node or only its peer has.
 
     "< DIGEST" is only at the node, "> DIGEST" only at the peer. Nothing is moved.
-    Exit code 0: the two are equal; 1: they differ; 3: the peer could not be compared with, or not
-    to the end.
+    Exit code 0: the two are equal; 1: they differ; 3: they were not compared, or not to the end.
     """
     from mesh.cli import diff
 
