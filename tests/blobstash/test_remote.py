@@ -14,11 +14,12 @@ import pytest
 
 from mesh.blobstash import LeafState, State, StateTree, Sync, SyncClient
 from mesh.blobstash.client import OneWayConflict
+from mesh.blobstash.peer import BlobstashPeer
 from mesh.blobstash.remote import Remote
 from mesh.config import parse_peer
-from mesh.core.digest import digest_of, parse_digest
+from mesh.core.digest import Digest, digest_of, parse_digest
 from mesh.core.tree import Tree
-from mesh.errors import InputError, Misbehaved, PeerError, Refused, Unreachable
+from mesh.errors import InputError, Misbehaved, PeerError, Refused, StoreError, Unreachable
 from mesh.offload import Inline
 from mesh.transport.http import Http, credentials, new_client
 from tests.blobstash.fake_server import KEY, FakeServer, hash_of, name_of
@@ -411,6 +412,33 @@ def test_a_leaf_that_only_is_here_is_not_asked_for() -> None:
     with FakeServer() as server:
         with_client(server, Memory(*(b"here %d" % i for i in range(20))), synced)
         assert server.requests == {"state": 1, "post": 20}
+
+
+class Prompt(Remote):
+    """A server that answers at once."""
+
+    def __init__(self) -> None:
+        pass
+
+    @asynccontextmanager
+    async def get(
+        self, digest: Digest
+    ) -> AsyncIterator[tuple[int | None, AsyncIterator[bytes]] | None]:
+        yield None
+
+
+def test_an_error_of_whoever_fetches_leaves_alone() -> None:
+    """Also while so much has come that more waits for him."""
+
+    async def main() -> None:
+        peer = BlobstashPeer(Prompt(), Tree, Inline())
+        async with peer.fetch([digest_of(b"%d" % i) for i in range(100)]) as groups:
+            await anext(aiter(groups))
+            await anyio.wait_all_tasks_blocked()
+            raise StoreError("no room")
+
+    with pytest.raises(StoreError, match="no room"):
+        anyio.run(main)
 
 
 # --- this side of it ------------------------------------------------------------------------------
