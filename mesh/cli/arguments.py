@@ -62,6 +62,11 @@ def _judge_order(order: Iterable[Any]) -> None:
         seen.add(param.name)
 
 
+def _called(argument: Any) -> str:
+    """What the help calls an argument."""
+    return str(argument.metavar or argument.name.upper()).rstrip(".")
+
+
 def _judge_value(param: Any, value: Any) -> None:
     """InputError when `value`, or the variable that stands for it, is empty."""
     if value is None and param is not None and param.envvar:
@@ -72,7 +77,7 @@ def _judge_value(param: Any, value: Any) -> None:
     values = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(each, str) and not each for each in values):
         if param is None or param.param_type_name == "argument":
-            what = "an argument" if param is None else str(param.name).upper()
+            what = "an argument" if param is None else _called(param)
         else:
             what = param.opts[-1]
         raise InputError(f"{what} is empty; is a variable unset?")

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable
 
 from mesh.errors import InputError, printable
 
+# Of a file of patterns. What has more is no such file, and a device may have no end.
+_MOST_BYTES = 1024 * 1024
+
 
 def inclusion(globs: Iterable[str]) -> Callable[[bytes], bool]:
     """Whether a path, or a directory that it is in, is matched by one of `globs`.
@@ -48,10 +51,12 @@ def _lines(file: str) -> list[bytes]:
     """The patterns in a file, one a line; blank lines and those that begin with # are none."""
     try:
         with open(file, "rb") as opened:
-            lines = opened.read().splitlines()
+            data = opened.read(_MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot read {printable(file)}: {error.strerror}") from error
-    return [line for line in lines if line.strip() and not line.startswith(b"#")]
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{printable(file)} has more than {_MOST_BYTES} bytes; expected patterns")
+    return [line for line in data.splitlines() if line.strip() and not line.startswith(b"#")]
 
 
 def _pattern(glob: bytes) -> re.Pattern[bytes]:

@@ -148,7 +148,7 @@ class Input:
     def __init__(self, size: int) -> None:
         """`size`: bytes of a chunk at most. InputError when standard input is closed."""
         if is_closed(0):
-            raise InputError("standard input is closed; there is nothing to put")
+            raise InputError("standard input is closed; there is nothing to read")
         self._size = size
 
     def __aiter__(self) -> Input:

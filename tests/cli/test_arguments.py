@@ -86,6 +86,11 @@ def test_an_empty_argument_is_never_something_else(tmp_path: Path, args: list[st
     assert "is empty; is a variable unset?" in refused(*args, cwd=tmp_path)
 
 
+def test_an_empty_argument_is_called_what_the_help_calls_it(tmp_path: Path) -> None:
+    for args, name in ((["ls", ""], "PREFIX"), (["has", ""], "DIGEST"), (["put", ""], "PATHS")):
+        assert f"{name} is empty" in refused(*args, cwd=tmp_path)
+
+
 @pytest.mark.parametrize("args", TWICE, ids=" ".join)
 def test_an_option_that_is_given_twice_is_refused(tmp_path: Path, args: list[str]) -> None:
     assert "is given more than once" in refused(*args, cwd=tmp_path)

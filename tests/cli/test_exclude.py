@@ -58,6 +58,11 @@ def test_a_file_of_patterns_that_cannot_be_read_is_refused(tmp_path: Path) -> No
         exclusion([], [str(tmp_path)])
 
 
+def test_what_is_no_file_of_patterns_is_not_read_to_its_end() -> None:
+    with pytest.raises(InputError, match="/dev/zero has more than 1048576 bytes; expected"):
+        exclusion([], ["/dev/zero"])
+
+
 def test_what_is_left_out_is_not_even_looked_at(tmp_path: Path) -> None:
     for name in ("keep/a.o", "keep/b", "leave/deep/c", "d.o"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

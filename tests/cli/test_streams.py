@@ -249,5 +249,5 @@ def test_a_command_that_waits_for_its_reader_ends_at_a_signal(node: NodeProcess)
 def test_closed_standard_input_is_said(node: NodeProcess) -> None:
     done = shell(node, "$mesh put - <&-")
     assert done.returncode == 2
-    assert done.stderr == b"mesh: standard input is closed; there is nothing to put\n"
+    assert done.stderr == b"mesh: standard input is closed; there is nothing to read\n"
     assert mesh("put", "-", "-", env={"MESH_NODE": node.url}).returncode == 2

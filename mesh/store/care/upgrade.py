@@ -22,7 +22,7 @@ log = logging.getLogger("mesh")
 def upgrade(files: Files, index: Index) -> None:
     """Add what an outdated index lacks, in one transaction. Raises OSError, sqlite3.Error."""
     log.info("index: looking for snapshots, once, since it is of an earlier version")
-    index.upgrade(list(_candidates(files, index)))
+    index.upgrade(_candidates(files, index))
 
 
 def _candidates(files: Files, index: Index) -> Iterator[tuple[Digest, bytes]]:

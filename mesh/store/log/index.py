@@ -12,6 +12,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 from zlib import crc32
 
@@ -194,11 +195,15 @@ class Index:
         finally:
             other.close()
 
-    def upgrade(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:
-        """Add what an outdated index lacks; `blobs`: all that may be snapshots."""
+    def upgrade(self, blobs: Iterator[tuple[Digest, bytes]]) -> None:
+        """Add what an outdated index lacks; `blobs`: all that may be snapshots.
+
+        They are held some at a time: whoever may put blobs may have put millions that begin as one.
+        """
         self._db.executescript(_ADDED)  # no error where an upgrade was broken off
         with self._transaction():
-            self.snapshots.add(blobs)
+            while group := list(islice(blobs, _GROUP)):
+                self.snapshots.add(group)
             self._db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         self.outdated = False
 
