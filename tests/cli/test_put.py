@@ -311,6 +311,25 @@ def test_a_file_that_became_a_fifo_is_no_empty_file(tmp_path: Path) -> None:
     assert [file.data for file in group.files] == [b"a"]
 
 
+def test_a_directory_that_became_a_link_shows_nothing_of_what_it_leads_to(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    planted(outside / "in", file=b"secret")
+    planted(root / "d" / "in", file=b"mine")
+
+    def replacing() -> Iterator[Found]:
+        for each in walk(root):
+            if each.path == b"d/in/file":
+                (root / "d").rename(tmp_path / "away")
+                (root / "d").symlink_to(outside)
+            yield each
+
+    before = len(os.listdir("/proc/self/fd"))
+    (group,) = groups(root, replacing())
+    assert Trouble(os.fsencode(root / "d/in/file"), "Not a directory") in group.others
+    assert group.files == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_what_lies_between_the_files_of_a_tree_costs_no_request(tmp_path: Path) -> None:
     for number in range(300):
         (tmp_path / f"{number}").mkdir()

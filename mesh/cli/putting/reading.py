@@ -35,6 +35,9 @@ _PIECE = 512 * 1024
 # for some milliseconds.
 _SOME = 4 * 1024 * 1024
 
+# Through a directory, which need not be one that may be listed.
+_STEP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
 _CHANGED = "changed while it was read; put it again when nobody writes to it"
 
 
@@ -249,19 +252,39 @@ def changed(before: os.stat_result, after: os.stat_result) -> bool:
 
 @contextmanager
 def opened(found: FoundFile) -> Iterator[int]:
-    """A descriptor of a file that the walk found. A link is followed if the user named it.
+    """A descriptor of a file that the walk found. Only a link that the user named is followed.
 
     Changed when something else has its name by now: a FIFO would seem to be an empty file, and a
     device may have no end.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(found.source, flags | os.O_NOFOLLOW if found.path else flags)
+    descriptor = _below(found, flags) if found.path else os.open(found.source, flags)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Changed(_CHANGED)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _below(found: FoundFile, flags: int) -> int:
+    """The file opened name by name, from the directory that the user named.
+
+    Whoever may write in the tree may put a link where a directory was when the walk was there. The
+    files that it leads to are not his, and not part of the tree.
+    """
+    *directories, name = found.path.split(b"/")
+    flags |= os.O_NOFOLLOW
+    if not directories:
+        return os.open(found.source, flags)
+    at = os.open(found.source.removesuffix(found.path), _STEP)
+    try:
+        for directory in directories:
+            above, at = at, os.open(directory, _STEP | os.O_NOFOLLOW, dir_fd=at)
+            os.close(above)
+        return os.open(name, flags, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def again(read: Callable[[], T]) -> T:
