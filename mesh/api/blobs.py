@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
 from operator import index
@@ -172,7 +172,7 @@ class Blobs(Protocol):
         of them may have been stored.
         """
 
-    def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
+    def get_all(self, digests: Iterable[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """Many blobs, each with its digest, in the order of `digests`; checked like a whole `get`.
 
         NotFound at the first one that nobody who can be reached has. Up to 64 MiB of them, or one
@@ -200,7 +200,7 @@ class Blobs(Protocol):
     async def has(self, digests: Iterable[str]) -> set[str]:
         """Those of `digests` that the node itself has at this moment."""
 
-    def list(self, prefix: str = "") -> AsyncIterator[BlobInfo]:
+    def list(self, prefix: str = "") -> AsyncGenerator[BlobInfo, None]:
         """All blobs of the node whose digests begin with `prefix`, in ascending order.
 
         Blobs that come meanwhile may be left out.

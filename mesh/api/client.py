@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, contextmanager
 from types import TracebackType
 from typing import Self
@@ -122,7 +122,7 @@ class Client:
             digests += [name.hex() for name in names]
         return digests
 
-    async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
+    async def get_all(self, digests: Iterable[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """See `mesh.Blobs`."""
         async with aclosing(in_batches(digests, self._batch, self.get)) as pairs:
             async for digest, data in pairs:
@@ -170,7 +170,7 @@ class Client:
             lacked = await self._node.lacking(sorted(asked))
         return {digest.hex() for digest in asked - lacked}
 
-    async def list(self, prefix: str = "") -> AsyncIterator[BlobInfo]:
+    async def list(self, prefix: str = "") -> AsyncGenerator[BlobInfo, None]:
         """See `mesh.Blobs`."""
         with self._said():
             async with aclosing(self._node.listing(parse_prefix(prefix))) as listing:

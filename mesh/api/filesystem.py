@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
@@ -59,19 +59,25 @@ class MeshFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """
         super().__init__(node=node, key=key, key_file=key_file, **options)
         self._made = Client(node, key=key, key_file=key_file)
-        self._began = False
+        self._again = partial(Client, node, key=key, key_file=key_file)
+        self._process: int | None = None
         self._beginning = threading.Lock()
         self._tree = lru_cache(_TREES)(self._load)
         self._digest = lru_cache(1024)(self._named)
 
     @property
     def _client(self) -> Client:
-        """The client, whose thread begins with the first question and ends with the process."""
+        """The client, whose thread begins with the first question and ends with the process.
+
+        A process that was forked has a client of its own: workers are often made that way.
+        """
         with self._beginning:
-            if not self._began:
+            if self._process != os.getpid():
+                if self._process is not None:
+                    self._made = self._again()
                 self._made.__enter__()
                 weakref.finalize(self, self._made.__exit__, None, None, None)
-                self._began = True
+                self._process = os.getpid()
         return self._made
 
     # --- what fsspec asks ----------------------------------------------------------------------

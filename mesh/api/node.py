@@ -221,7 +221,7 @@ class Node:
             digests += [item.digest.hex() for item in items]
         return digests
 
-    async def get_all(self, digests: Iterable[str]) -> AsyncIterator[tuple[str, bytes]]:
+    async def get_all(self, digests: Iterable[str]) -> AsyncGenerator[tuple[str, bytes], None]:
         """See `mesh.Blobs`."""
         async with aclosing(in_batches(digests, self._batch, self.get)) as pairs:
             async for digest, data in pairs:
@@ -274,7 +274,7 @@ class Node:
         keeper = self._node.keeper
         return {digest for digest in digests if keeper.has(parse_digest(digest))}
 
-    async def list(self, prefix: str = "") -> AsyncIterator[BlobInfo]:
+    async def list(self, prefix: str = "") -> AsyncGenerator[BlobInfo, None]:
         """See `mesh.Blobs`."""
         after, below = b"", parse_prefix(prefix)
         while True:

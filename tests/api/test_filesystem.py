@@ -158,3 +158,23 @@ def test_a_program_that_used_it_ends(put: Put) -> None:
         capture_output=True, text=True, timeout=30, env=environment(), check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("19\n", "", 0)
+
+
+FORKING = """
+import os, sys, fsspec
+from mesh.api.filesystem import MeshFileSystem
+files = MeshFileSystem(node=sys.argv[1], key_file=sys.argv[2])
+print(len(files.cat_file(sys.argv[3], 0, 4)), flush=True)
+child = os.fork()
+print(len(files.cat_file(sys.argv[3], 0, 5)), flush=True)
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_worker_has_a_client_of_its_own(put: Put) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, *put.options.values(), put.manifest]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment(), check=False
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "4\n5\n5\n")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import random
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +18,7 @@ import pytest
 import mesh
 import mesh.sync
 from mesh.core.digest import digest_of
-from tests.processes import NodeProcess, nodes
+from tests.processes import NodeProcess, environment, nodes
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +96,102 @@ def test_many_threads_use_one_client(client: mesh.sync.Client) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(one, range(100))) == [b"%d of many" % n for n in range(100)]
+
+
+class Interrupted(Exception):
+    """What the handler of a signal raises, as that of Ctrl-C raises KeyboardInterrupt."""
+
+
+@pytest.fixture
+def interruption() -> Iterator[Callable[[], None]]:
+    """Raises Interrupted in the main thread, whatever it waits for."""
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    yield lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_interruption_ends_what_was_waited_for(
+    served: NodeProcess, interruption: Callable[[], None]
+) -> None:
+    released = threading.Event()
+
+    def pausing() -> Iterator[bytes]:
+        yield b"a part"
+        interruption()
+        released.wait()
+
+    client = mesh.sync.Client(served.url, key="of-the-test")
+    with pytest.raises(Interrupted), client:
+        client.put(pausing())
+    released.set()
+
+
+def test_leaving_ends_what_is_open(served: NodeProcess) -> None:
+    began = threading.Event()
+
+    def listen(client: mesh.sync.Client) -> None:
+        for _ in client.events():
+            began.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with mesh.sync.Client(served.url, key="of-the-test") as client:
+            listening = pool.submit(listen, client)
+            began.wait()
+            left = client.open(client.put(bytes(6 * 2**20)))
+            left.read(10)
+            events, blobs = client.events(), client.list()
+            next(events), next(blobs)
+        with pytest.raises(mesh.InputError, match="closed"):
+            listening.result(timeout=30)
+    for ended in (lambda: left.read(), lambda: next(events), lambda: list(blobs)):
+        with pytest.raises(mesh.InputError, match="closed"):
+            ended()
+    left.close()
+
+
+def test_events_that_are_left_do_not_listen_on(client: mesh.sync.Client) -> None:
+    for _ in range(70):  # a node has 64 listeners at most
+        for event in client.events():
+            assert isinstance(event, mesh.Began)
+            break
+
+
+def test_what_makes_no_bytes_is_no_source(client: mesh.sync.Client) -> None:
+    for wrong in (5, [1, 2], [b"a", None, b"b"], ["a"]):
+        with pytest.raises(mesh.InputError, match="expected bytes"):
+            client.put(wrong)  # type: ignore[arg-type]
+
+
+FORKING = """
+import os, sys, mesh, mesh.sync
+with mesh.sync.Client(sys.argv[1], key="of-the-test") as client:
+    file = client.open(client.put(bytes(6 * 2**20)))
+    file.read(1)
+    listing = client.list()
+    next(listing)
+    child = os.fork()
+    if child == 0:
+        try:
+            client.status()
+        except mesh.InputError as error:
+            print(error)
+    else:
+        assert os.waitpid(child, 0)[1] == 0
+        print(client.status().state)
+"""
+
+
+def test_a_fork_does_not_wait_for_the_thread_of_its_parent(served: NodeProcess) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, served.url]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment(), check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
+        "this client was made before the process was forked",
+        "ready",
+    ]
