@@ -57,10 +57,14 @@ class Differences:
     async def begin(self) -> None:
         """Ask the peer how it stands.
 
-        Raises PeerErrors; Refused while it builds its tree, StoreError while this node does.
+        Raises PeerErrors; Refused while it builds its tree, and when it is this node itself, which
+        is equal to itself and says nothing; StoreError while this node builds its tree.
         """
         self._keeper.ready_tree()
-        meeting = await self._replica.meet(self._hello())
+        hello = self._hello()
+        meeting = await self._replica.meet(hello)
+        if meeting.hello is not None and meeting.hello.node == hello.node:
+            raise Refused(f"{self._place} is this node itself, or a copy of it; name another peer")
         if not meeting.ready:
             raise Refused(f"{self._place} is still building its tree; try again in a moment", 1.0)
         self.proven = meeting.equal

@@ -294,6 +294,13 @@ class Membership:
         words += [f"{_called(before[url])} is removed" for url in before if url not in after]
         both = [(before[url], after[url]) for url in after if url in before]
         words += [f"{_called(new)} is changed" for old, new in both if old.address != new.address]
+        known = {each.url for each in self._config.addresses()}
+        words += [
+            f"{each.name or each.place} was removed by an order and stays so, until "
+            f"`mesh peers add {each.url}`"
+            for each in removed(config, self._changes)
+            if each.url not in known
+        ]
         return "; ".join(words)
 
     # --- becoming ------------------------------------------------------------------------------

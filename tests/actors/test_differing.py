@@ -17,6 +17,7 @@ from tests.actors.world import (
     blobs,
     filled,
     until,
+    url_of,
 )
 
 pytestmark = pytest.mark.trio
@@ -120,4 +121,15 @@ async def test_nothing_is_compared_while_a_tree_is_being_built(autojump_clock: M
             await told(a)
         a.node.keeper.tree = None
         with pytest.raises(StoreError, match="being built"):
+            await told(a)
+
+
+async def test_a_node_is_not_compared_with_itself(autojump_clock: MockClock) -> None:
+    """That it is equal to itself would be taken for a copy elsewhere."""
+    async with a_world() as world:
+        a = world.add("a", ["elsewhere"])
+        a.urls = [url_of("a"), url_of("elsewhere")]
+        await a.start()
+        await until(lambda: a.peer("elsewhere").state == "self", 60.0)
+        with pytest.raises(Refused, match="is this node itself"):
             await told(a)

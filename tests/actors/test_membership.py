@@ -449,6 +449,9 @@ async def test_another_configuration_changes_what_it_says_and_nothing_else(
         assert a.node.find_peer("c:7280").direction == "pull"
         said = await a.node.membership.order(Configure(Config(peer_key_file=str(key))))
         assert "b:7280 is removed" in said
+        said = await a.node.membership.order(Configure(Config(peers=("d=d:7280",))))
+        assert "d was removed by an order and stays so, until `mesh peers add http://d" in said
+        await a.node.membership.order(Configure(Config(peer_key_file=str(key))))
         assert "e:7280 is changed" in said, "it is shown another key"
         await until(lambda: a.peer("e").in_sync, within=10.0)
 
