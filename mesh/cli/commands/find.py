@@ -49,7 +49,9 @@ def ls_command(
 def has_command(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DIGEST...", help="or their first digits; - for standard input"),
+        typer.Argument(
+            metavar="DIGEST...", help="digests or their first digits; - for standard input"
+        ),
     ] = None,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
@@ -71,7 +73,7 @@ def has_command(
 
 
 def show_command(
-    name: Annotated[str, typer.Argument(metavar="DIGEST", help="or its first digits")],
+    name: Annotated[str, typer.Argument(metavar="DIGEST", help="a digest or its first digits")],
     as_json: JsonOption = False,
     node: NodeOption = DEFAULT_NODE,
     key_file: KeyOption = None,
@@ -86,7 +88,7 @@ def trees_command(
     host: Annotated[str | None, typer.Option(help="only of this host")] = None,
     path: Annotated[str | None, typer.Option(help="only of this directory")] = None,
     tag: Annotated[str | None, typer.Option(help="only with this tag")] = None,
-    last: Annotated[int | None, typer.Option(min=1, help="so many at most, the newest")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="only so many, the newest")] = None,
     as_json: JsonOption = False,
     as_lines: LinesOption = False,
     node: NodeOption = DEFAULT_NODE,

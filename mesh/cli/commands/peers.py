@@ -20,7 +20,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="PEER", help="its name, add
 JsonOption = Annotated[bool, typer.Option("--json", help="as a JSON object")]
 DataOption = Annotated[
     str | None,
-    typer.Option(help="the node's data directory, whose control.key is used; default: as it says"),
+    typer.Option(help="the node's data directory, for its control.key; default: ask the node"),
 ]
 ControlOption = Annotated[
     str | None,
@@ -50,7 +50,9 @@ def peers_add_command(
     ] = "both",
     peer_key_file: Annotated[
         str | None,
-        typer.Option(help="on the node's machine: the key for this peer; default: the node's own"),
+        typer.Option(
+            help="file on the node's machine with the key for this peer; default: the node's"
+        ),
     ] = None,
     one_way: Annotated[
         bool,
