@@ -21,8 +21,9 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from mesh.api.blocking import Client
 from mesh.core.digest import parse_name
-from mesh.core.manifest import Directory, Entry, File, Link, decode
-from mesh.core.snapshot import recognised
+from mesh.core.manifest import MAX_BYTES, Directory, Entry, File, Link, decode
+from mesh.core.snapshot import BEGINNING, recognised
+from mesh.core.snapshot import MAX_BYTES as MAX_SNAPSHOT
 from mesh.errors import InputError, NotFound
 
 _NODE = "http://127.0.0.1:7280"
@@ -31,7 +32,7 @@ _NODE = "http://127.0.0.1:7280"
 _TREES = 4
 
 # How a manifest and a snapshot begin, in canonical JSON.
-_HEADS = (b'{"entries":[', b'{"bytes":')
+_HEADS = (b'{"entries":[', BEGINNING)
 _HEAD = max(len(head) for head in _HEADS)
 
 _DIGITS = 64
@@ -185,7 +186,17 @@ class MeshFileSystem(AbstractFileSystem):  # type: ignore[misc]
     # --- trees -------------------------------------------------------------------------------
 
     def _is_tree(self, digest: str, size: int) -> bool:
-        return size >= _HEAD and self._client.get(digest, range=(0, _HEAD)).startswith(_HEADS)
+        """Whether a blob is a manifest or a snapshot; other JSON may only begin as one does."""
+        if not _HEAD <= size <= MAX_BYTES:
+            return False
+        head = self._client.get(digest, range=(0, _HEAD))
+        if not head.startswith(_HEADS) or (head.startswith(BEGINNING) and size > MAX_SNAPSHOT):
+            return False
+        try:
+            self._tree(digest)
+        except InputError:
+            return False
+        return True
 
     def _entry(self, digest: str, inside: str) -> Entry:
         entry = self._tree(digest).entries.get(inside)

@@ -61,6 +61,17 @@ def files(put: Put) -> Any:
     return fsspec.filesystem("mesh", **put.options)
 
 
+def test_what_only_begins_as_a_tree_is_a_file(put: Put, files: Any) -> None:
+    with mesh.sync.Client(put.node.url, key_file=put.options["key_file"]) as client:
+        for data in (b'{"bytes":12}', b'{"bytes":"%s"}' % bytes(5000).hex().encode(),
+                     b'{"entries":["of another program"]}'):  # fmt: skip
+            name = client.put(data)
+            assert files.isfile(name)
+            assert [each["name"] for each in files.ls(name)] == [name]
+            assert files.find(name) == [name]
+            assert files.cat_file(name) == data
+
+
 def test_a_tree_is_a_directory(put: Put, files: Any) -> None:
     for name in [put.manifest, put.manifest[:12], *put.snapshots]:
         there = sorted(p.relative_to(put.directory) for p in put.directory.rglob("*"))
