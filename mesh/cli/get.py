@@ -196,7 +196,9 @@ class _Restore:
                 await self._large(files[0])
             else:
                 await self._small(files)
-        except (CannotRestore, Corrupt, Refused) as error:
+        except CannotRestore as error:
+            self._in_the_way(files[0], error)
+        except (Corrupt, Refused) as error:
             self._complain(error)
 
     async def _large(self, file: File) -> None:
@@ -243,8 +245,21 @@ class _Restore:
                 with self._restorer.file(file) as out:
                     out.write(frame.data)
                 self._count.file(fetched=True)
-            except (CannotRestore, Corrupt) as error:
+            except CannotRestore as error:
+                self._in_the_way(file, error)
+            except Corrupt as error:
                 self._complain(error)
+
+    def _in_the_way(self, file: File, error: CannotRestore) -> None:
+        """Complain, unless the file itself is there: another restore may have made it."""
+        try:
+            there = self._restorer.has(file)
+        except CannotRestore:
+            there = False
+        if there:
+            self._count.file(fetched=False)
+        else:
+            self._complain(error)
 
     def _complain(self, error: MeshError) -> None:
         self.failed = True

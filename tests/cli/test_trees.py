@@ -9,11 +9,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from mesh.cli import get
+from mesh.cli.forms import Form
+from mesh.cli.progress import Progress
+from mesh.cli.teller import Teller
+from mesh.config import parse_peer
 from mesh.core.digest import digest_of
 from tests.processes import NodeProcess, free_places, mesh, nodes, until
 
@@ -285,6 +292,33 @@ def test_one_file_of_a_tree_is_fetched(run: Run, tmp_path: Path) -> None:
     error(run("get", f"{digest_of(b'first').hex()}:x"), 2)
     for nothing in (":", ":/"):
         assert "--tree" in error(run("get", f"{snapshot}{nothing}"), 2)
+
+
+class Meddling(Teller):
+    """Somebody else restores the same tree: all but the first file is there once that is."""
+
+    def __init__(self, root: Path, into: Path) -> None:
+        super().__init__(Form(quiet=True), "get", "files")
+        self._files = root, into
+
+    def update(self, progress: Progress) -> None:
+        if progress.what == "restoring":
+            root, into = self._files
+            for name in ("b", "large"):
+                (into / name).write_bytes((root / name).read_bytes())
+
+
+def test_two_restores_of_one_tree_into_one_directory(
+    run: Run, pair: tuple[NodeProcess, NodeProcess], tmp_path: Path
+) -> None:
+    root, into = tmp_path / "tree", tmp_path / "into"
+    root.mkdir()
+    for name, data in (("a", b"first"), ("b", b"second"), ("large", bytes(5 * 1024 * 1024))):
+        (root / name).write_bytes(data)
+    manifest, _, _ = put(run, root)
+    teller = Meddling(root, into)
+    restore = partial(get.get_tree, teller=teller, force=False)
+    assert anyio.run(restore, parse_peer(pair[0].url), manifest, into)
 
 
 def test_the_root_is_a_directory_and_not_any(run: Run, tmp_path: Path) -> None:
