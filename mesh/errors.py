@@ -77,6 +77,10 @@ class Corrupt(StoreError):
     """Bytes at rest are not the blob that their name says."""
 
 
+class Gone(StoreError):
+    """The data directory, or a part of it, is not where it was: removed, moved or unmounted."""
+
+
 class Full(StoreError):
     """The disk has no room. Reads go on; writes work again when there is space."""
 

@@ -249,9 +249,13 @@ class Node:
     async def wait_and_tell(self, timeout: float | None, *, whole: bool) -> WaitAnswer:
         """The same, and how far that is seen.
 
-        With `whole`, all nodes that are reached through peers have to be level as well.
+        With `whole`, all nodes that are reached through peers have to be level as well. Gone when
+        nothing can be said of our own set.
         """
-        return await self._wait().answer(timeout, whole=whole)
+        self.keeper.disk.present()
+        answer = await self._wait().answer(timeout, whole=whole)
+        self.keeper.disk.present()
+        return answer
 
     def _wait(self) -> Wait:
         return Wait(list(self.peers), self.keeper, self.identity.node_id)

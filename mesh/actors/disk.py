@@ -14,7 +14,7 @@ import anyio
 from mesh.core.condition import OK, Condition, State, judged, reserve_of
 from mesh.core.digest import Digest
 from mesh.core.partial import Shelf
-from mesh.errors import Full, ReadOnly, StoreError, TooLarge, one_line, printable
+from mesh.errors import Full, Gone, ReadOnly, StoreError, TooLarge, one_line, printable
 from mesh.status import StoreStatus
 from mesh.store.base import BlobStore, Room
 
@@ -62,7 +62,7 @@ class DiskWatch:
 
         One that is failing is tried: it says itself what is wrong.
         """
-        state, reason = self.condition
+        state, reason = self.condition.state, self.condition.reason
         if state is State.READ_ONLY:
             raise ReadOnly(f"the store takes no writes: {reason}")
         if state is State.FULL:
@@ -79,6 +79,15 @@ class DiskWatch:
         if self.condition.state is State.FAILING:
             raise StoreError(f"the store is failing: {self.condition.reason}")
 
+    def present(self) -> None:
+        """Raise Gone when nothing can be said of our set: the directory that holds it is gone.
+
+        The tree is in memory and knows nothing of that. Peers that went by it would call a node
+        level that has nothing any more.
+        """
+        if self.condition.gone:
+            raise Gone(f"the data directory is gone: {self.condition.reason}")
+
     def met(self, error: StoreError) -> None:
         """A write failed. What that means is found out at once, or soon where room is short: a
         small write may still fit where a large one did not.
@@ -90,7 +99,7 @@ class DiskWatch:
         else:
             state = State.READ_ONLY if isinstance(error, ReadOnly) else State.FAILING
         if self.condition.good:
-            self._becomes(Condition(state, one_line(error)))
+            self._becomes(Condition(state, one_line(error), isinstance(error, Gone)))
         if state is not State.FULL:
             self._look.set()
 
@@ -106,7 +115,8 @@ class DiskWatch:
             except ReadOnly as error:
                 self._becomes(Condition(State.READ_ONLY, one_line(error)))
             except StoreError as error:
-                self._becomes(Condition(State.FAILING, one_line(error)))
+                gone = isinstance(error, Gone)
+                self._becomes(Condition(State.FAILING, one_line(error), gone))
             if self.condition.good:
                 await self._tidy(has)
             with anyio.move_on_after(_LOOK if self.condition.good else _LOOK_AGAIN):

@@ -192,6 +192,7 @@ class Service:
     async def _root(self, asker: Greeting, source: str | None) -> RootReply:
         self._check(asker)
         self._known.greeted(asker, source)
+        self._keeper.disk.present()
         tree = self._keeper.tree
         if tree is None or asker.root is None or asker.root == tree.root:
             return self._stand(asker, tree)
@@ -288,6 +289,7 @@ class Service:
 
     async def _standing(self, request: StandingRequest) -> StandingReply:
         _check_set(request.set)
+        self._keeper.disk.present()
         return await self._known.standing(request)
 
     def _nameless(self) -> Hello:

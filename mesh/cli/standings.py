@@ -149,6 +149,17 @@ LEVEL, NOT_LEVEL, UNREACHABLE = 0, 1, 3
 
 def check(node: Status) -> tuple[int, str]:
     """The exit code, and one line that says why."""
+    code, said = _with_peers(node)
+    if node.store.state == "ok":
+        return code, said
+    store = f"the store is {node.store.state}: {printable(node.store.reason)}"
+    # What a store holds that is failing is not known: its directory may be gone.
+    if node.store.state == "failing" and code == LEVEL:
+        return NOT_LEVEL, store
+    return code, f"{said}; {store}"
+
+
+def _with_peers(node: Status) -> tuple[int, str]:
     peers = [peer for peer in node.peers if peer.standing != "ignored"]
     if not peers:
         return NOT_LEVEL, "not level: there is no peer, so nothing is anywhere else"

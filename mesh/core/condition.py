@@ -26,10 +26,15 @@ class State(StrEnum):
 
 
 class Condition(NamedTuple):
-    """`reason` is for people, "" when all is well."""
+    """`reason` is for people, "" when all is well.
+
+    `gone`: the data directory is not there, so that nothing can be said of what it holds. A disk
+    that fails otherwise may still be read.
+    """
 
     state: State
     reason: str = ""
+    gone: bool = False
 
     @property
     def good(self) -> bool:

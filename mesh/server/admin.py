@@ -25,6 +25,7 @@ def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
         return json(200, node.status())
 
     async def sync(name: str) -> Response:
+        node.keeper.disk.present()
         stats = await unless_stopping(stop, node.find_peer(name).sync)
         return json(200 if stats.error is None else 502, stats)
 

@@ -31,6 +31,7 @@ def add_routes(app: Quart, node: Node) -> None:
 
     async def diff(name: str) -> Response:
         peer = node.find_peer(name)
+        node.keeper.disk.present()
         if not places.value:
             raise Refused("busy with other comparisons; try again", _BUSY_SECONDS)
         differences = peer.differences()

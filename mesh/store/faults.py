@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-from mesh.errors import Full, ReadOnly, StoreError
+from mesh.errors import Full, Gone, ReadOnly, StoreError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -48,7 +48,8 @@ _ADVICE = {
 
 @contextmanager
 def translated(what: str, index: Path | None = None) -> Iterator[None]:
-    """Raise Full for a disk without room, ReadOnly for one that takes no writes, else StoreError.
+    """Raise Full for a disk without room, ReadOnly for one that takes no writes, Gone for what is
+    not where it was, else StoreError.
 
     The message says what failed, at which path, and what to do. `index`: SQLite's file, which its
     own errors do not name. A broken index is an IndexDamaged, which the store cures itself.
@@ -87,6 +88,8 @@ def _said_of_index(error: sqlite3.Error, index: Path | None) -> str:
 def _kind(error: OSError) -> type[StoreError]:
     if error.errno in _NO_ROOM:
         return Full
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return Gone
     return ReadOnly if error.errno == errno.EROFS else StoreError
 
 

@@ -193,3 +193,26 @@ def test_a_monitor_tells_level_from_not_level_from_unreachable(
         assert re.fullmatch(rb"a peer is unreachable: ghost: .*refused.*\n", done.stdout)
         done = mesh("status", "--check", "--json", "--node", ghost.url)
         assert (done.returncode, json.loads(done.stdout)["name"]) == (3, ghost.status()["name"])
+
+
+def test_a_node_whose_directory_is_gone_is_level_with_nobody(
+    pair: tuple[NodeProcess, NodeProcess],
+) -> None:
+    one, two = pair
+    segments, away = two.data / "segments", two.data.parent / "moved away"
+    segments.rename(away)
+    try:
+        until(lambda: two.status()["store"]["state"] == "failing")
+        waited = mesh("wait", "--timeout", "2", "--node", one.url)
+        assert waited.returncode == 1
+        assert b"the data directory is gone" in waited.stderr
+        # It says so itself, to a person and to a monitor.
+        assert mesh("wait", "--timeout", "2", "--node", two.url).returncode == 1
+        checked = mesh("status", "--check", "--node", two.url)
+        assert checked.returncode == 1
+        assert b"the store is failing" in checked.stdout + checked.stderr
+        assert mesh("diff", "two", "--node", one.url).returncode == 3
+    finally:
+        away.rename(segments)
+    until(lambda: two.status()["store"]["state"] == "ok")
+    assert mesh("wait", "--timeout", "30", "--node", one.url).returncode == 0

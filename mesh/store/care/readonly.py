@@ -25,7 +25,7 @@ _TRIAL_NAME = "tmp/trial"
 def room_of(files: Files) -> Room:
     """How much room there is; ReadOnly when the file system takes no writes.
 
-    StoreError when the directory is another one than at the start: removed, or unmounted.
+    Gone when the directory is another one than at the start: removed, or unmounted.
     """
     with translated("cannot write"):
         files.check()
