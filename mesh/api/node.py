@@ -8,11 +8,12 @@ configuration, no setting of the interpreter. Its tasks live in one task group, 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -36,6 +37,8 @@ from mesh.status import RoundStats, Status, WaitAnswer
 from mesh.store.base import Blob, Item
 from mesh.store.directory import DataDirectory
 from mesh.wire.frames import Frame, FrameReader
+
+T = TypeVar("T")
 
 # Above this size hashing takes longer than a hop to a thread and back.
 _ASIDE = 128 * 1024
@@ -104,6 +107,17 @@ class Node:
             raise self._failure
         return bool(suppressed)
 
+    async def _while_it_runs(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The outcome of `work()`; StoreError when another task leaves the node before."""
+        parts = self._parts
+        if parts is None:
+            raise _not_running()
+
+        async def stopped() -> None:
+            await parts.stop.wait()
+
+        return await unless(stopped, work, lambda: StoreError("the node is stopping"))
+
     async def _begin(self, stack: AsyncExitStack) -> None:
         listener: socket.socket | None = None
         if self._serve:
@@ -141,7 +155,7 @@ class Node:
     @property
     def _node(self) -> Actors:
         if self._parts is None:
-            raise InputError("this node does not run; use it inside of `async with`")
+            raise _not_running()
         return self._parts.node
 
     # --- who it is ---------------------------------------------------------------------------
@@ -192,12 +206,17 @@ class Node:
                 aside = len(data) > _ASIDE
                 digest = await node.work(digest_of, data) if aside else digest_of(data)
                 return await _kept(node, Blob(digest, data))
-            async with node.keeper.door.incoming(None) as incoming:
-                async with aclosing(_chunks(taken)) as chunks:
-                    async for chunk in chunks:
-                        await incoming.write(chunk)
-                        self._admit(node, incoming.size, more=True)
-                return await _kept(node, await incoming.finish())
+            # A source may pause for longer than the node runs.
+            return await self._while_it_runs(partial(self._streamed, node, taken))
+
+    async def _streamed(self, node: Actors, taken: Bytes | Chunks) -> str:
+        """Put what comes in pieces, as a file of its own if it grows large."""
+        async with node.keeper.door.incoming(None) as incoming:
+            async with aclosing(_chunks(taken)) as chunks:
+                async for chunk in chunks:
+                    await incoming.write(chunk)
+                    self._admit(node, incoming.size, more=True)
+            return await _kept(node, await incoming.finish())
 
     def _admit(self, node: Actors, size: int, *, more: bool = False) -> None:
         """TooMuch, Full or ReadOnly; `more` when a part of the blob has been taken already."""
@@ -312,7 +331,12 @@ class Node:
 
     async def wait(self, timeout: float | None = None, *, whole: bool = False) -> WaitAnswer:
         """See `mesh.Blobs`."""
-        return await self._node.wait_and_tell(patience(timeout), whole=whole)
+        wait = partial(self._node.wait_and_tell, patience(timeout), whole=whole)
+        return await self._while_it_runs(wait)
+
+
+def _not_running() -> InputError:
+    return InputError("this node does not run; use it inside of `async with`")
 
 
 def _named(group: list[bytes]) -> list[Blob]:

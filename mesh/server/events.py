@@ -7,7 +7,7 @@ from functools import partial
 
 import anyio
 import msgspec
-from quart import Quart, Response
+from quart import Quart, Response, request
 
 from mesh.actors.chronicle import Listener
 from mesh.errors import Stopping
@@ -29,6 +29,8 @@ def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
     """The one route; `stop` is set when the node is to stop."""
 
     async def events() -> Response:
+        if request.method == "HEAD":  # an answer without a body, which must not last
+            return Response(b"", content_type="application/x-ndjson")
         if node.events.listeners >= _MOST:
             return problem(503, f"{_MOST} clients listen already; end one of them")
         lines = lines_of(node.listen(), stop)

@@ -72,6 +72,36 @@ def new_client() -> httpx.AsyncClient:
     )
 
 
+class _Whole(httpx.AsyncByteStream):
+    """A body in memory, which may be sent again.
+
+    httpx makes a generator of it. One that a cancelled request leaves behind is closed by the
+    garbage collector, and trio warns of it.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Once(self._data)
+
+
+class _Once:
+    """One chunk, if it has bytes."""
+
+    def __init__(self, chunk: bytes) -> None:
+        self._chunk = chunk
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk, self._chunk = self._chunk, b""
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+
 class _Refusal(msgspec.Struct, frozen=True):
     error: str = ""
 
@@ -122,6 +152,8 @@ class Http:
                 )
             except UnicodeError as error:  # a label that begins with xn-- and is no IDNA
                 raise Unreachable(f"{self._place} is no name of a host: {error}") from error
+            if streamed is None:
+                request.stream = _Whole(request.content)
             while True:
                 tries -= 1
                 try:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from trio.testing import MockClock
 
@@ -120,6 +121,16 @@ async def test_a_wait_that_was_cancelled_does_not_look_like_a_stop(tmp_path: Pat
                 with pytest.raises(mesh.InputError, match="listen again"):
                     await anext(events)
             await events.aclose()
+
+
+@on_both_loops
+async def test_a_head_of_events_is_over_at_once(tmp_path: Path) -> None:
+    settings = mesh.Config(data=f"{tmp_path}/1", listen="127.0.0.1:0")
+    async with mesh.Node(settings) as node, httpx.AsyncClient() as client:
+        with anyio.fail_after(30):
+            for _ in range(2):  # on one connection
+                answer = await client.head(f"{node.url}/v1/events")
+                assert (answer.status_code, answer.content) == (200, b"")
 
 
 def blob(number: int) -> Blob:

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -196,3 +196,30 @@ async def test_a_mounted_node_takes_no_more_of_a_body_than_it_can_store(tmp_path
             going_on.set()
         assert len(answers) == 13
         assert set(answers) <= {200, 201}
+
+
+@on_both_loops
+async def test_leaving_a_node_ends_what_other_tasks_wait_for(tmp_path: Path) -> None:
+    node = mesh.Node(config(tmp_path / "node", peers=free_places(1)), serve=False)
+    ended: list[str] = []
+    begun = [anyio.Event(), anyio.Event()]
+
+    async def pausing() -> AsyncIterator[bytes]:
+        yield b"a part"
+        begun[0].set()
+        await anyio.sleep_forever()
+
+    async def ends(work: Callable[[], Awaitable[object]], last: anyio.Event | None) -> None:
+        if last is not None:
+            last.set()
+        with pytest.raises(mesh.StoreError, match="stopping"):
+            await work()
+        ended.append("ended")
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group, node:
+            group.start_soon(ends, lambda: node.put(pausing()), None)
+            group.start_soon(ends, node.wait, begun[1])
+            for event in begun:
+                await event.wait()
+    assert ended == ["ended", "ended"]
