@@ -19,6 +19,7 @@ copy first.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -231,6 +232,8 @@ class Membership:
                 f"{address.url} is the address that a peer had before `set-url`; "
                 "move that peer back, or remove it first"
             )
+        if entry.key_file is not None:  # the next start may be from another directory
+            entry = msgspec.structs.replace(entry, key_file=os.path.abspath(entry.key_file))
         change = Change(of=address.url, added=entry)
         said = f"{address.name or address.place} is added"
         if self._as_configured(entry, address):

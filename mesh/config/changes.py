@@ -112,7 +112,8 @@ def _added(config: Config, change: Change, entry: PeerEntry) -> Address:
         return config.address_of(entry)
     except ConfigError as error:
         raise ConfigError(
-            f"{error} (peer {change.of} in {PEERS_FILE}, which `mesh peers add` has written)"
+            f"{error} (peer {change.of} in {PEERS_FILE}, which `mesh peers add` has written; "
+            "put the key file back, or take the peer out of there)"
         ) from error
 
 
@@ -129,7 +130,10 @@ def decode_changes(data: bytes, where: str) -> Changes:
     except Undecodable as error:
         raise ConfigError(f"{where} is damaged ({error}); {cure}") from error
     if changes.format != _FORMAT:
-        raise ConfigError(f"{where} is of format {changes.format}; this program knows {_FORMAT}")
+        raise ConfigError(
+            f"{where} is of format {changes.format}; this program knows {_FORMAT}: run a later "
+            "version, or delete the file to have the peers of the configuration"
+        )
     if len({each.of for each in changes.peers}) < len(changes.peers):
         raise ConfigError(f"{where} is damaged (it has a peer twice); {cure}")
     for url in (url for each in changes.peers for url in (each.of, each.url) if url is not None):

@@ -217,6 +217,20 @@ async def test_a_wait_follows_a_peer_to_its_new_address(autojump_clock: MockCloc
 
 
 @virtual
+async def test_the_key_file_of_an_added_peer_is_found_from_any_directory(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b.key").write_text("key")
+    monkeypatch.chdir(tmp_path)
+    async with a_world() as world:
+        a = await world.start("a")
+        await a.node.membership.order(add("b", key_file="b.key"))
+        monkeypatch.chdir("/")
+        (address,) = (each.address for each in listed(Config(), a.changes))
+        assert address.key is not None
+
+
+@virtual
 async def test_a_peer_may_not_be_added_twice(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await world.start("b")
