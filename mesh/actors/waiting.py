@@ -30,6 +30,7 @@ from mesh.actors.peer import Peer
 from mesh.core.digest import Digest
 from mesh.core.horizon import Horizon, Question, margin
 from mesh.core.tree import Tree
+from mesh.core.words import count_text
 from mesh.errors import PeerError, Refused, one_line
 from mesh.status import RoundStats, WaitAnswer, WaitReport
 from mesh.wire.messages import StandingRequest
@@ -309,7 +310,7 @@ def _one_way(report: WaitReport) -> str:
 
 def _lacking(report: WaitReport) -> str:
     here, there = report.missing_here, report.missing_there
-    found = [f"{here} blobs missing here"] if here else []
+    found = [f"{count_text(here, 'blob')} missing here"] if here else []
     found += [f"{there} missing there"] if there else []
     found += [report.error] if report.error else []
     return ", ".join(found) or "not compared yet"

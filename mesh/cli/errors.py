@@ -42,7 +42,8 @@ def _how(row: ErrorRow) -> str:
     if row.tries is not None:
         said.append("1 try" if row.tries == 1 else f"{row.tries} tries")
     if row.first_seconds_ago is not None:
-        said.append(f"first {span_text(row.first_seconds_ago)} ago")
+        span = span_text(row.first_seconds_ago)
+        said.append(f"for {span}" if row.tries is None else f"first {span} ago")
     if row.last_seconds_ago is not None:
         said.append(f"last {span_text(row.last_seconds_ago)} ago")
     return f"{printable(', '.join(said))}: {printable(row.reason)}"

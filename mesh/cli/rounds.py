@@ -9,7 +9,7 @@ from anyio import create_task_group
 
 from mesh.cli.missing import watched
 from mesh.cli.teller import Teller
-from mesh.cli.words import size_text
+from mesh.cli.words import count_text, size_text
 from mesh.config import Address
 from mesh.errors import InputError, printable
 from mesh.status import (
@@ -72,7 +72,7 @@ def _outcome(stats: RoundStats) -> str:
     if stats.state in _IGNORED:
         return f"not compared ({stats.state})"
     moved = (
-        f"fetched {stats.fetched} blobs ({size_text(stats.fetched_bytes)}), "
+        f"fetched {count_text(stats.fetched, 'blob')} ({size_text(stats.fetched_bytes)}), "
         f"sent {stats.sent} ({size_text(stats.sent_bytes)})"
     )
     if stats.error:

@@ -176,6 +176,6 @@ def _briefly(peer: PeerStatus) -> str:
     lasting = "" if peer.standing_seconds is None else f" for {span_text(peer.standing_seconds)}"
     if peer.standing in _BAD:
         return f"{peer.standing}{lasting} ({printable(peer.last_error or '?')})"
-    here = "?" if peer.missing_here is None else str(peer.missing_here)
+    here = "? blobs" if peer.missing_here is None else count_text(peer.missing_here, "blob")
     there = "?" if peer.missing_there is None else str(peer.missing_there)
-    return f"{peer.standing}{lasting}, {here} blobs missing here, {there} there"
+    return f"{peer.standing}{lasting}, {here} missing here, {there} there"

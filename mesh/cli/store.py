@@ -10,7 +10,7 @@ import msgspec
 
 from mesh.cli.progress import Progress
 from mesh.cli.teller import Teller
-from mesh.cli.words import size_text
+from mesh.cli.words import count_text, size_text
 from mesh.errors import ConfigError
 from mesh.store.care import verify
 from mesh.store.care.rebuild import rebuild as rebuild_index
@@ -38,7 +38,8 @@ def check(data: Path, teller: Teller, *, read_data: bool) -> bool:
             teller.line(found.text)
             teller.event("problem", text=found.text)
     how = "read and checked" if read_data else "checked, without reading them (--read-data)"
-    teller.said(f"{watch.blobs} blobs, {size_text(watch.bytes)} {how}; {count} problems")
+    looked = f"{count_text(watch.blobs, 'blob')}, {size_text(watch.bytes)} {how}"
+    teller.said(f"{looked}; {count_text(count, 'problem')}")
     teller.ended(
         ok=not count,
         blobs=watch.blobs,

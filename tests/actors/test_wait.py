@@ -306,7 +306,7 @@ async def test_a_wait_for_what_will_never_fit_ends_at_once(autojump_clock: MockC
         a = await world.start("a", ["b"], max_replica_bytes=limit, max_blob_bytes=1000)
         told = await answer(a, None)
         assert not told.level
-        assert "1 blobs missing here" in told.said
+        assert "1 blob missing here" in told.said
         assert "raise it on this node" in told.said
 
 

@@ -555,7 +555,7 @@ def test_sync_prints_what_moved(pair: tuple[NodeProcess, NodeProcess]) -> None:
     one.request("POST", "/v1/blobs", b"to be pulled")
     done = mesh("sync", "one", "--node", two.url)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().startswith("one: fetched 1 blobs (12 B), sent 0 ")
+    assert done.stdout.decode().startswith("one: fetched 1 blob (12 B), sent 0 ")
     assert stored(two, b"to be pulled")
     # By name, by address, by URL: one peer, one round.
     for name in ("one", one.place, one.url):

@@ -231,7 +231,7 @@ def test_a_rebuild_keeps_what_is_good(data: Path, index: str) -> None:
     code, out, _ = store("check", data, "--read-data")
     assert code == 1, "a wanted blob is a problem until it is back"
     assert f"blob {digest_of(BLOBS[7]).hex()} is wanted" in out
-    assert out.endswith("1 problems\n")
+    assert out.endswith("; 1 problem\n")
 
 
 # --- stats -------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_a_scrub_is_told_what_to_do_and_finds_rot(data: Path) -> None:
             assert node.request("GET", f"/v1/blobs/{digest_of(each).hex()}")[0] == 404
         failing = mesh("errors", "--node", node.url).stdout.decode()
         for each in (BLOBS[7], LARGE):
-            row = f"{digest_of(each).hex()}\n  since [0-9]+ s: it was found damaged and has not"
+            row = f"{digest_of(each).hex()}\n  for [0-9]+ s: it was found damaged and has not"
             assert re.search(row, failing)
         code, _, _ = node.request("POST", "/v1/scrub/stop")
         assert code == 404
