@@ -68,6 +68,10 @@ class Unreadable(_At, frozen=True):
 
 Found: TypeAlias = FoundFile | FoundDirectory | FoundLink | Skipped | Unreadable
 
+# What the data directory of a node has (store/directory.py). To put one would store the blobs of a
+# node in themselves, and hand its control key to everybody who can read the mesh.
+_OF_A_NODE = (b"node.json", b"segments")
+
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -88,6 +92,7 @@ def walk(
     is. A str is taken as it was typed: a Path has lost its "./". `excluded` is asked for each
     path relative to `path` and leaves it out, with all below it. `one_file_system`: a directory
     on which another file system is mounted is yielded, and what is in it is not.
+    The data directory of a node is passed by, as an Unreadable where it is `path` itself.
     Raises no OSError: what cannot be read is yielded as Unreadable, and the walk goes on.
     Memory: the names in the directories from `path` down to the current one, not the tree.
     """
@@ -119,6 +124,10 @@ def _below(root: bytes, excluded: Callable[[bytes], bool], device: int | None) -
                 yield found
             else:
                 keys = _keys(key, source, device)
+                if {key + name for name in _OF_A_NODE} <= set(keys):
+                    kind = Skipped if path else Unreadable
+                    yield kind(path, source, "is the data directory of a node")
+                    continue
                 pending.extend(key for key in keys if not excluded(key))
         except OSError as error:
             yield Unreadable(path, source, _reason(error))

@@ -39,6 +39,19 @@ def test_what_is_there_and_how(tmp_path: Path) -> None:
     ]
 
 
+def test_the_data_directory_of_a_node_is_passed_by(tmp_path: Path) -> None:
+    data = tmp_path / "tree" / "data"
+    (data / "segments").mkdir(parents=True)
+    (data / "control.key").touch()
+    # What only looks like one is what it is.
+    assert b"data/control.key" in paths(walk(tmp_path / "tree"))
+    (data / "node.json").touch()
+    root, why = os.fsencode(tmp_path / "tree"), "is the data directory of a node"
+    _, passed = walk(tmp_path / "tree")
+    assert passed == Skipped(b"data", root + b"/data", why)
+    assert list(walk(data)) == [Unreadable(b"", root + b"/data", why)]
+
+
 def test_an_empty_directory(tmp_path: Path) -> None:
     assert list(walk(tmp_path)) == []
 
