@@ -31,7 +31,9 @@ async def diff(node: Address, peer: str, form: Form, *, count: bool) -> int:
         try:
             end = await _told(client, peer, None if count else rows, form)
         except PeerError as error:  # 1 says that they differ, so it says nothing else
-            print(f"mesh: {one_line(error)}", file=sys.stderr)
+            print(
+                f"mesh: cannot compare with {printable(peer)}: {one_line(error)}", file=sys.stderr
+            )
             return NOT_COMPARED
     _print_end(end, None if count else rows, form)
     if not end.proven:

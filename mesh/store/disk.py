@@ -332,7 +332,7 @@ class DiskStore:
     async def _writing(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A method of the writer on its lane; once more if the index had to be rebuilt for it."""
         if self._waiting is None:
-            raise StoreError("the store is not open")
+            raise _not_open()
         rebuilds = self._rebuilds
         try:
             return await self._write_lane(method, *args, **kwargs)
@@ -346,7 +346,7 @@ class DiskStore:
     async def _reading(self) -> AsyncIterator[tuple[Offload, ReadSide]]:
         """A lane that nobody else uses meanwhile."""
         if self._waiting is None:
-            raise StoreError("the store is not open")
+            raise _not_open()
         async with self._waiting:
             reader = self._free.pop()
             try:
@@ -381,3 +381,9 @@ def _nobody(_damage: Damage) -> None:
 
 def _nothing() -> None:
     """Nobody watches."""
+
+
+def _not_open() -> StoreError:
+    return StoreError(
+        "the store is not open: the node is starting or stopping; try again in a second"
+    )
