@@ -85,6 +85,8 @@ def free_places(count: int) -> list[str]:
 def what_to_put(directory: Path | None) -> list[str]:
     """DIRECTORY, or the standard library without what was installed into it."""
     if directory is not None:
+        if not any(path.is_file() for path in directory.rglob("*")):
+            raise Failed("there is no file to put")
         return [str(directory)]
     library = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "dist-packages", "__pycache__"}
@@ -98,8 +100,6 @@ def put(url: str, paths: list[str]) -> list[tuple[Digest, str]]:
     lines = done.stdout.decode("utf-8", "surrogateescape").splitlines()
     if done.returncode:
         raise Failed("not everything could be put; see above")
-    if not lines:
-        raise Failed("there is no file to put")
     pairs = (line.lstrip("\\").split("  ", 1) for line in lines)
     return [(parse_digest(digest), path) for digest, path in pairs]
 
@@ -214,12 +214,13 @@ def start(stack: ExitStack, backend: str, base: Path) -> list[str]:
 
 def run(directory: Path | None, backend: str, base: Path) -> None:
     """Everything."""
+    paths = what_to_put(directory)
     with ExitStack() as stack:
         urls = start(stack, backend, base)
         say(f"three nodes ({backend}): {', '.join(urls)}")
         say(f"putting files into {NAMES[0]} …")
         began = time.perf_counter()
-        digests = [digest for digest, _ in put(urls[0], what_to_put(directory))]
+        digests = [digest for digest, _ in put(urls[0], paths)]
         say(f"put {len(digests):,} files into {NAMES[0]}")
         anyio.run(watch_and_check, urls, digests, began)
 
