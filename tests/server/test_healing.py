@@ -29,7 +29,9 @@ def pair(backend: str, tmp_path: Path) -> Iterator[list[NodeProcess]]:
         one = start(tmp_path / "one", "--interval", "3600", backend=backend)
         one.ready()
         two = start(tmp_path / "two", "--interval", "3600", "--peers", one.place, backend=backend)
-        until(lambda: two.status()["peers"][0]["rounds"] == 1)
+        # A round with a tree that is still being built would be repeated at once.
+        two.ready()
+        until(lambda: two.status()["peers"][0]["in_sync"])
         yield [one, two]
 
 
