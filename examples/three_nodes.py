@@ -31,7 +31,7 @@ from rich.table import Table
 from mesh.config import parse_peer
 from mesh.core.digest import Digest, digest_of, parse_digest
 from mesh.errors import MeshError
-from mesh.status import Status
+from mesh.status import Status, WaitAnswer
 from mesh.transport.client import NodeClient, node_client
 from mesh.wire.frames import Kind
 
@@ -126,14 +126,19 @@ async def converge(clients: list[NodeClient], blobs: int) -> list[Status]:
     # In a log file, only the last table is of use.
     live = Live(console=console, transient=True) if console.is_terminal else nullcontext()
     with anyio.move_on_after(DEADLINE), live:
-        while True:
-            statuses = [await client.status(Status) for client in clients]
-            if isinstance(live, Live):
-                live.update(table_of(statuses))
-            roots = {status.root for status in statuses}
-            if len(roots) == 1 and all(map(level, statuses)) and statuses[0].blobs == blobs:
-                return statuses
-            await anyio.sleep(0.1)
+        async with anyio.create_task_group() as group:
+            for client in clients:
+                # Each looks at its peers now. By itself it would with its next round, 30 s later.
+                group.start_soon(client.wait, DEADLINE, WaitAnswer)
+            while True:
+                statuses = [await client.status(Status) for client in clients]
+                if isinstance(live, Live):
+                    live.update(table_of(statuses))
+                roots = {status.root for status in statuses}
+                if len(roots) == 1 and all(map(level, statuses)) and statuses[0].blobs == blobs:
+                    group.cancel_scope.cancel()
+                    return statuses
+                await anyio.sleep(0.1)
     raise Failed(f"the nodes were not equal within {DEADLINE:.0f} s")
 
 
