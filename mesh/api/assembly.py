@@ -20,7 +20,7 @@ import anyio
 from anyio import create_task_group
 
 from mesh.actors.membership import Keep
-from mesh.api.reloading import Reloader
+from mesh.api.reloading import Reloader, warn_of_exposed
 from mesh.blobstash.peer import BlobstashPeer
 from mesh.blobstash.remote import Remote
 from mesh.config import (
@@ -88,6 +88,7 @@ async def assembled(
     identity = Identity(node_id, secrets.token_bytes(8), name)
     work = Threads(_WORKERS)
     stop = anyio.Event()
+    warn_of_exposed(config)
     async with new_client() as client:
 
         def blobstash(address: Address) -> Remote:

@@ -11,7 +11,17 @@ import logging
 import anyio
 
 from mesh.actors.membership import Configure, Membership
-from mesh.config import Config, Secret, Shown, Sources, is_loopback, load, origins, shown
+from mesh.config import (
+    Config,
+    Key,
+    Shown,
+    Sources,
+    exposed,
+    is_loopback,
+    load,
+    origins,
+    shown,
+)
 from mesh.errors import ConfigError
 from mesh.offload import Offload
 from mesh.settings import SETTINGS
@@ -45,7 +55,7 @@ class Reloader:
         self._work = work
         self._one_at_a_time = anyio.Lock()
 
-    def accepted(self) -> list[Secret]:
+    def accepted(self) -> tuple[Key, ...]:
         """The keys that are accepted now."""
         return self._config.accepted_keys()
 
@@ -109,4 +119,13 @@ class Reloader:
 
 
 def _loaded(sources: Sources) -> tuple[Config, dict[str, str]]:
-    return load(*sources), origins(sources)
+    config = load(*sources)
+    warn_of_exposed(config)
+    return config, origins(sources)
+
+
+def warn_of_exposed(config: Config) -> None:
+    """Log which key files others can read. A warning, since secrets are often mounted so."""
+    for file in config.key_files():
+        if wrong := exposed(file):
+            log.warning("%s", wrong)

@@ -11,7 +11,7 @@ from mesh.config.changes import (
     names_of,
     removed,
 )
-from mesh.config.keys import Secret, key_of, read_keys
+from mesh.config.keys import exposed, key_of, named_keys, read_keys
 from mesh.config.loading import Given, Sources, given, load, origins, problems
 from mesh.config.peers import (
     BLOBSTASH_PORT,
@@ -25,7 +25,9 @@ from mesh.config.peers import (
 )
 from mesh.config.places import DEFAULT_PORT, is_loopback, join_host, parse_listen
 from mesh.config.ranges import FEWEST_CELLS, MOST_CELLS, problems_of
+from mesh.config.roles import PLAIN, ROLES, Key, parse_keys, parse_roles
 from mesh.config.schema import Config
+from mesh.config.secret import Secret
 from mesh.config.showing import Shown, shown
 from mesh.config.sizes import GIB, parse_size
 
@@ -37,11 +39,14 @@ __all__ = [
     "GIB",
     "MOST_CELLS",
     "PEERS_FILE",
+    "PLAIN",
+    "ROLES",
     "Address",
     "Change",
     "Changes",
     "Config",
     "Given",
+    "Key",
     "Listed",
     "PeerEntry",
     "Secret",
@@ -49,6 +54,7 @@ __all__ = [
     "Sources",
     "decode_changes",
     "encode_changes",
+    "exposed",
     "flag_peers",
     "given",
     "is_loopback",
@@ -56,10 +62,13 @@ __all__ = [
     "key_of",
     "listed",
     "load",
+    "named_keys",
     "names_of",
     "origins",
+    "parse_keys",
     "parse_listen",
     "parse_peer",
+    "parse_roles",
     "parse_size",
     "problems",
     "problems_of",

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from mesh.config.keys import Secret, read_keys
+from mesh.config.keys import Key, Secret, named_keys, read_keys
 from mesh.config.places import DEFAULT_PORT, join_host, parse_place
 from mesh.errors import ConfigError, printable
 
@@ -80,7 +80,7 @@ class Resolved(NamedTuple):
     """
 
     addresses: tuple[Address, ...]
-    accepted: tuple[Secret, ...]
+    accepted: tuple[Key, ...]
     shown: Secret | None
     shared: Secret | None
 
@@ -99,8 +99,9 @@ def resolve(
     for each in addresses:
         if each.name is not None and urls.setdefault(each.name, each.url) != each.url:
             raise ConfigError(f"two peers are called {each.name!a}; give each its own name")
-    accepted = tuple(read_keys(key_file)) if key_file is not None else ()
-    return Resolved(addresses, accepted, shown, shown or (accepted[0] if accepted else None))
+    accepted = named_keys(key_file) if key_file is not None else ()
+    of_peers = (key.secret for key in accepted if "peer" in key.roles)
+    return Resolved(addresses, accepted, shown, shown or next(of_peers, None))
 
 
 def address_of(peer: str | PeerEntry, shown: Secret | None, *, plain: bool = False) -> Address:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import msgspec
 
-from mesh.config.keys import Secret
+from mesh.config.keys import Key
 from mesh.config.peers import Address, PeerEntry, Resolved, address_of, resolve
 from mesh.config.places import DEFAULT_PORT, parse_listen
 from mesh.config.sizes import GIB
@@ -25,7 +25,8 @@ class Config(
     data: str = "./data"
     # A list in a program or a file; kept as a tuple, since a Config is a value.
     peers: Sequence[str | PeerEntry] = ()
-    # Keys that clients and peers must show, one a line; without one, a node on loopback is open.
+    # Keys that clients and peers must show, one a line, maybe with a name and roles
+    # (config/roles.py); without one, a node on loopback is open.
     key_file: str | None = None
     # The key that this node shows to peers without a key file of their own.
     peer_key_file: str | None = None
@@ -85,9 +86,15 @@ class Config(
         """
         return address_of(peer, self._resolved.shown, plain=True)
 
-    def accepted_keys(self) -> list[Secret]:
+    def accepted_keys(self) -> tuple[Key, ...]:
         """The keys that clients and peers may show here; none when the node is open."""
-        return list(self._resolved.accepted)
+        return self._resolved.accepted
+
+    def key_files(self) -> list[str]:
+        """The files that hold keys, each once."""
+        own = [each.key_file for each in self.peers if isinstance(each, PeerEntry)]
+        files = dict.fromkeys([self.key_file, self.peer_key_file, *own])
+        return [file for file in files if file is not None]
 
     def shared_secret(self) -> bytes:
         """What the nodes of a mesh share, for the key of their sketches; b"" without keys.

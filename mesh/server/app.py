@@ -29,6 +29,7 @@ from mesh.server.auth import guard
 from mesh.server.control import Control
 from mesh.server.descriptors import Descriptors, spared
 from mesh.server.repairs.flow import Receive, Scope, Send, with_flow
+from mesh.server.roles import needs
 
 log = logging.getLogger("mesh")
 
@@ -44,10 +45,25 @@ def create_app(
 ) -> Asgi:
     """The ASGI application of `node`; `backend` is asyncio or trio, as the loop that runs it.
 
+    The arguments are those of `routed`.
+    """
+    return with_flow(routed(node, backend, connect, stop, control))
+
+
+def routed(
+    node: Node,
+    backend: str,
+    connect: blobstash.Connect,
+    stop: anyio.Event,
+    control: Control | None = None,
+) -> Quart:
+    """All routes, behind the guard, and without flow control.
+
     `connect` makes the way to a BlobStash server. `stop` is set when the node is to stop.
     Without `control` nobody can give the node orders, and its keys stay as they are.
     """
-    app: Quart = QuartTrio("mesh") if backend == "trio" else Quart("mesh")
+    kind = QuartTrio if backend == "trio" else Quart
+    app = kind("mesh", static_folder=None)  # there are no files to be served
     # Bodies are counted and timed where they are read, and answers may take as long as they make
     # progress: Quart's own limits are 16 MiB and 60 s, and would end large blobs.
     app.url_map.merge_slashes = False  # an empty part of a path is an error, not another path
@@ -66,7 +82,7 @@ def create_app(
     if node.config.blobstash:
         blobstash.add_routes(app, node, connect)
     app.before_request(spared(Descriptors()))
-    app.before_request(guard(node.config.endpoint()[0], keys))
+    app.before_request(guard(node.config.endpoint()[0], keys, needs(app.url_map)))
 
     async def failed(error: MeshError) -> Response:
         if isinstance(error, Full | ReadOnly):
@@ -75,7 +91,7 @@ def create_app(
 
     app.register_error_handler(MeshError, failed)
     app.register_error_handler(HTTPException, _declined)
-    return with_flow(app)
+    return app
 
 
 async def _failed(error: MeshError) -> Response:

@@ -1,34 +1,72 @@
-"""Who may ask: keys, compared in constant time, and what a browser must not be made to do."""
+"""Who may ask, and for what: keys and their roles; and what a browser must not be made to do."""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, Sequence
+import secrets
+from collections.abc import Awaitable, Callable
 
-from quart import Response, request
+from quart import Response, g, request
+from werkzeug.routing import Rule
 
-from mesh.config import Secret, is_loopback
+from mesh.config import Key, is_loopback
 from mesh.decoding import from_base64
 from mesh.errors import Undecodable
 from mesh.server.answers import problem
+from mesh.server.roles import Need, said
 
 _BLOBSTASH = "/api/"
 
 
+class _Ring:
+    """Finds the key that a request shows, among any number of keys.
+
+    The search goes by a keyed hash of what was shown, so how long it takes tells nothing about the
+    keys: nobody outside knows which of them a guess would come near to.
+    """
+
+    def __init__(self) -> None:
+        self._salt = secrets.token_bytes(16)
+        self._keys: tuple[Key, ...] = ()
+        self._by_mark: dict[bytes, Key] = {}
+
+    def find(self, keys: tuple[Key, ...], shown: bytes) -> Key | None:
+        """The one of `keys` that was shown, or None."""
+        if keys is not self._keys:
+            marks = ((self._mark(key.secret.reveal()), key) for key in keys)
+            self._keys, self._by_mark = keys, dict(marks)
+        key = self._by_mark.get(self._mark(shown))
+        good = key is not None and hmac.compare_digest(shown, key.secret.reveal())
+        return key if good else None
+
+    def _mark(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, digest_size=16, key=self._salt).digest()
+
+
 def guard(
-    listen: str, accepted: Callable[[], Sequence[Secret]]
+    listen: str, accepted: Callable[[], tuple[Key, ...]], need: Callable[[Rule | None, str], Need]
 ) -> Callable[[], Awaitable[Response | None]]:
     """A hook that lets a request pass (None) or answers in its place.
 
-    `accepted`: the keys that count now.
+    `accepted`: the keys that count now, the same tuple for as long as they do. `need`: the roles
+    that a route needs.
     """
     local = is_loopback(listen)
+    ring = _Ring()
 
     async def check() -> Response | None:
         if keys := accepted():
-            if not _known(keys):
+            key = ring.find(keys, _shown(request.headers.get("Authorization", "")))
+            if key is None:
                 return _unauthorized()
+            g.key = key
+            wanted = need(request.url_rule, request.method)
+            if wanted and wanted.isdisjoint(key.roles):
+                return problem(
+                    403, f"the key {key.name} may not do this: it needs the role {said(wanted)}"
+                )
         elif local and (refusal := _browser()):
             return refusal
         if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
@@ -41,13 +79,10 @@ def guard(
     return check
 
 
-def _known(keys: Sequence[Secret]) -> bool:
-    """Whether the request shows one of the keys; every key is looked at, whichever it is."""
-    shown = _shown(request.headers.get("Authorization", ""))
-    good = False
-    for key in keys:
-        good |= hmac.compare_digest(shown, key.reveal())
-    return good
+def caller() -> Key | None:
+    """The key that the request at hand has shown; None where none is asked for."""
+    key: Key | None = g.get("key")
+    return key
 
 
 def _shown(header: str) -> bytes:
@@ -73,11 +108,15 @@ def _unauthorized() -> Response:
         body = b'{"error":"Unauthorized"}'
         headers = {"WWW-Authenticate": 'Basic realm="BlobStash"'}
         return Response(body, 401, headers, content_type="application/json")
-    how = "(clients: --key-file; nodes: --peer-key-file)"
     if "Authorization" in request.headers:
-        text = f"this node does not accept the key that was sent {how}"
+        text = "this node does not accept the key that was sent: it is not in its key file"
+        if not request.headers["Authorization"].lower().startswith("bearer "):
+            text = "this node takes a key as `Authorization: Bearer KEY`, and it came otherwise"
     else:
-        text = f"this node wants a key, and none was sent {how}"
+        text = (
+            "this node wants a key, and none was sent: commands take --key-file, nodes "
+            "--peer-key-file, programs send `Authorization: Bearer KEY`"
+        )
     return problem(401, text, {"WWW-Authenticate": 'Bearer realm="mesh"'})
 
 

@@ -1,9 +1,10 @@
 """/v1/peers, and /v1/control/: orders that change where a node's data goes, and to read it again.
 
 The key of a mesh lets its holders read and write blobs. To add a peer is more: it has the node call
-somebody, show a key, and hand everything over. So these routes want a proof of the node's control
-key (wire/control.py), beside what every route wants. Also on loopback without any key: other users
-of the machine can reach the port, and so can pages in a browser, which cannot send such a header.
+somebody, show a key, and hand everything over. So these routes want a key with the role admin, or a
+proof of the node's control key (wire/control.py) beside what every route wants. Also on loopback
+without any key: other users of the machine can reach the port, and so can pages in a browser, which
+cannot send such a header.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import msgspec
 from quart import Quart, Response, request
 
 from mesh.actors.membership import Add, Move, Order, Pause, Remove
-from mesh.config import PeerEntry, Secret, Shown
+from mesh.config import Key, PeerEntry, Secret, Shown
 from mesh.core.spelling import spelled
 from mesh.decoding import json_of
 from mesh.errors import ConfigError, InputError, Undecodable
 from mesh.node import Node
 from mesh.server.answers import json, problem
+from mesh.server.auth import caller
 from mesh.server.whole import whole_body
 from mesh.status import PeersAnswer, Reloaded
 from mesh.wire.control import CHALLENGE_PATH, CONTROL_FILE, HEADER, Challenge, proof
@@ -65,7 +67,7 @@ class Control:
 
     key: Secret | None
     data: str
-    keys: Callable[[], list[Secret]]
+    keys: Callable[[], tuple[Key, ...]]
     reload: Callable[[], Awaitable[Reloaded]]
     shown: Callable[[], dict[str, Shown]]
 
@@ -149,7 +151,13 @@ class _Control:
         return json(200, self._control.shown())
 
     def _unproven(self, body: bytes) -> Response | None:
-        """The refusal of a request that does not prove to have the control key."""
+        """The refusal of a request from nobody who may give orders.
+
+        An admin's key will do. With any other one the request proves to have the control key.
+        """
+        by = caller()
+        if by is not None and "admin" in by.roles:
+            return None
         key = self._control.key
         if key is None:
             return problem(
@@ -159,7 +167,8 @@ class _Control:
         if not self._nonces.take(nonce, anyio.current_time()):
             return problem(
                 403,
-                f"this needs the control key of the node ({CONTROL_FILE} in its data directory)",
+                f"this needs the control key of the node ({CONTROL_FILE} in its data directory), "
+                "or a key with the role admin",
             )
         right = proof(key.reveal(), nonce, request.method, request.path, body)
         if not hmac.compare_digest(right.encode(), shown.encode("utf-8", "replace")):
