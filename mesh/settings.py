@@ -165,8 +165,9 @@ SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
                 unset="none: everybody on the machine may use the node",
                 example='"/etc/mesh/mesh.key"',
                 why=(
-                    "Whoever has one of them may read and write every blob. `openssl rand -hex 32`",
-                    "makes a key; the file should be readable by the node's user alone.",
+                    "A line is a key, or a name, roles and a key. A key without roles may read and",
+                    "write every blob. `mesh key new` makes keys. Only the node's user should read",
+                    "the file.",
                 ),
                 reloads=True,
             ),

@@ -7,6 +7,7 @@ other setting belongs to what was put together at the start, and is named as wai
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import anyio
 
@@ -80,8 +81,7 @@ class Reloader:
                 self._origins = self._origins[0], found
         changed = [peers] if peers else []
         if config.accepted_keys() != before.accepted_keys():
-            count = len(config.accepted_keys())
-            changed.append(f"the keys that are accepted are changed, there are {count} now")
+            changed.append(keys_text(before.accepted_keys(), config.accepted_keys()))
         answer = Reloaded(changed=changed, restart=self._waiting(config))
         log.info("reloaded: %s", answer.said)
         return answer
@@ -122,6 +122,20 @@ def _loaded(sources: Sources) -> tuple[Config, dict[str, str]]:
     config = load(*sources)
     warn_of_exposed(config)
     return config, origins(sources)
+
+
+def keys_text(before: Sequence[Key], after: Sequence[Key]) -> str:
+    """What has become of the keys, by their names, for people."""
+    old, new = {key.name: key for key in before}, {key.name: key for key in after}
+    words = [f"{name} is new" for name in new if name not in old]
+    words += [f"{name} is gone" for name in old if name not in new]
+    for name in new.keys() & old.keys():
+        if new[name].secret != old[name].secret:
+            words.append(f"{name} is another key")
+        elif new[name].roles != old[name].roles:
+            words.append(f"{name} may {new[name].said} now")
+    text = f"the keys that are accepted are changed, there are {len(new)} now"
+    return f"{text}: {', '.join(sorted(words))}" if words else text
 
 
 def warn_of_exposed(config: Config) -> None:

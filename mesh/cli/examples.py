@@ -74,6 +74,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "peers pause": ("mesh peers pause d",),
     "peers resume": ("mesh peers resume d",),
     "peers set-url": ("mesh peers set-url d 10.0.0.9:7280",),
+    "key new": (
+        "mesh key new mesh --key-file mesh.key -o shared.key",
+        "mesh key new laptop --roles append --key-file mesh.key -o laptop.key",
+        "mesh key new ann --roles admin --key-file mesh.key > ann.key",
+    ),
+    "key list": ("mesh key list --key-file mesh.key",),
+    "key remove": ("mesh key remove laptop --key-file mesh.key && mesh reload",),
     "config init": ("mesh config init > mesh.toml",),
     "config show": ("mesh config show --config mesh.toml",),
     "config running": ("mesh config running",),

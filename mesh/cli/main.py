@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 from mesh.cli.arguments import Client, Judged
-from mesh.cli.commands import blobstash, config, find, get, node, peers, put, scrub, standing, store
+from mesh.cli.commands import (
+    blobstash,
+    config,
+    find,
+    get,
+    key,
+    node,
+    peers,
+    put,
+    scrub,
+    standing,
+    store,
+)
 from mesh.cli.commands.common import RUNNER, exit_unless
 from mesh.cli.running import loaded
 from mesh.errors import ConfigError, InputError, MeshError, innermost, one_line
@@ -60,6 +72,7 @@ app.command("wait", cls=Client)(standing.wait_command)
 app.command("scrub", cls=Client)(scrub.scrub_command)
 app.command("reload", cls=Client)(peers.reload_command)
 app.add_typer(peers.peers_app, name="peers")
+app.add_typer(key.key_app, name="key")
 app.add_typer(config.config_app, name="config")
 app.add_typer(blobstash.blobstash_app, name="blobstash")
 app.add_typer(store.store_app, name="store")

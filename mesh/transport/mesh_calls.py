@@ -128,19 +128,22 @@ class MeshCalls(Asking):
         return await self._ask(Challenge, "POST", CHALLENGE_PATH)
 
     async def control(
-        self, order: str, wanted: object, key: bytes, challenge: Challenge, kind: type[T]
+        self, order: str, wanted: object, key: bytes | None, challenge: Challenge, kind: type[T]
     ) -> T:
         """Give the node an order, such as peers/add, with `wanted` as JSON.
 
-        `key` is the control key of the node, which is not sent (wire/control.py).
+        `key` is the control key of the node, which is not sent (wire/control.py). Without it the
+        node takes an order from an admin's key alone.
         """
         path = f"/v1/control/{order}"
         try:
             body = msgspec.json.encode(wanted)
         except UnicodeEncodeError as error:
             raise InputError(f"{error.object[:80]!a} is not UTF-8; write it in UTF-8") from error
-        shown = proof(key, challenge.nonce, "POST", path, body)
-        headers = {"content-type": "application/json", HEADER: f"{challenge.nonce} {shown}"}
+        headers = {"content-type": "application/json"}
+        if key is not None:
+            shown = proof(key, challenge.nonce, "POST", path, body)
+            headers[HEADER] = f"{challenge.nonce} {shown}"
         return await self._ask(kind, "POST", path, body, headers)
 
 

@@ -49,6 +49,7 @@ USELESS |= {"rich", "tomllib"}
         (["peers", "list", "--node", "NOWHERE"], NODE | USELESS),
         (["peers", "add", "b", "--node", "NOWHERE"], NODE | USELESS),
         (["reload", "--node", "NOWHERE"], NODE | USELESS),
+        (["key", "list", "--key-file", "NOWHERE"], NODE | USELESS | {"httpx", "anyio"}),
         (["config", "init"], NODE | USELESS | {"httpx", "anyio"}),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",

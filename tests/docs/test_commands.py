@@ -115,6 +115,8 @@ def test_a_command_of_a_page_does_what_it_should(
     if re.match(r"mesh peers \S+ d\b", plain):
         # What the page has done with it in the lines before.
         mesh("peers", "remove" if "peers add" in plain else "add", "d=127.0.0.1:1", env=env)
+    if plain.startswith("mesh key remove laptop"):
+        mesh("key", "new", "laptop", "--key-file", tmp_path / "mesh.key", env=env)
     ran = typed(plain, tmp_path, env)
     assert ran.returncode == 0, f"{plain}\n{ran.stderr.decode()}"
 

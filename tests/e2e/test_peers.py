@@ -283,7 +283,7 @@ def test_a_node_reads_its_configuration_again(tmp_path: Path, backend: str) -> N
         said = ordered(a, "reload").splitlines()
         assert said == [
             "b is added; gone is removed",
-            "the keys that are accepted are changed, there are 1 now",
+            "the keys that are accepted are changed, there are 1 now: key-1 is new",
             "takes effect when the node is restarted: interval_seconds",
             "takes effect when the node is restarted: max_blob_bytes",
             "takes effect when the node is restarted: max_replica_bytes",

@@ -1,0 +1,122 @@
+"""Keys with roles, as people use them: made, handed out, changed while a node runs."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.processes import NodeProcess, mesh, nodes, until
+
+
+def bearer(file: Path) -> dict[str, str]:
+    return {"Authorization": f"Bearer {file.read_text().strip()}"}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_keys_are_handed_out_used_and_taken_back(tmp_path: Path, backend: str) -> None:
+    accepted = tmp_path / "mesh.key"
+
+    def made(name: str, roles: str) -> Path:
+        own = tmp_path / f"{name}.key"
+        done = mesh("key", "new", name, "--roles", roles, "--key-file", accepted, "-o", own)
+        assert done.returncode == 0, done.stderr
+        return own
+
+    laptop, monitor = made("laptop", "append"), made("monitor", "read")
+    other, ann = made("other", "peer"), made("ann", "admin")
+    (tmp_path / "file").write_bytes(b"to be kept")
+    with nodes() as start:
+        one = start(tmp_path / "one", "--key-file", str(accepted), backend=backend)
+        until(lambda: one.request("GET", "/v1/status", **bearer(ann))[0] == 200)
+
+        def run(key: Path, *words: str | Path) -> tuple[int, str]:
+            done = mesh(*words, "--node", one.url, "--key-file", key)
+            return done.returncode, (done.stdout + done.stderr).decode()
+
+        # A backup client does its work, and no more.
+        assert run(laptop, "put", tmp_path / "file")[0] == 0
+        assert run(laptop, "ls")[0] == 0
+        code, said = run(laptop, "scrub", "pause")
+        assert code == 1
+        assert "the key laptop may not do this: it needs the role write or admin" in said
+        # A monitor sees how the node stands.
+        assert run(monitor, "status")[0] == 0
+        (tmp_path / "new").write_bytes(b"not to be kept")
+        code, said = run(monitor, "put", tmp_path / "new")
+        assert code == 1
+        assert "it needs the role write or append" in said
+        _orders(one, tmp_path, ann, run)
+        # A peer with a key for peers fetches; with another one it is told why it does not.
+        two = start(tmp_path / "two", "--peers", one.url, "--peer-key-file", str(other))
+        two.ready()
+        assert mesh("sync", "--node", two.url).returncode == 0
+        assert two.status()["blobs"] == 1
+        three = start(tmp_path / "three", "--peers", one.url, "--peer-key-file", str(laptop))
+        three.ready()
+        done = mesh("sync", "--node", three.url)
+        assert done.returncode == 1
+        assert b"the key laptop may not do this: it needs the role peer" in done.stdout
+        _rotation(one, accepted, laptop, made, run)
+        texts = [key.read_text().strip() for key in (laptop, monitor, other, ann)]
+        for node in (one, two, three):
+            assert node.stop() == 0
+            assert not any(text in node.log for text in texts)
+            assert "Traceback" not in node.log
+
+
+def _orders(node: NodeProcess, base: Path, ann: Path, run: Callable[..., tuple[int, str]]) -> None:
+    """An admin gives orders without the control key; nobody else does."""
+    (node.data / "control.key").rename(base / "hidden")
+    assert run(ann, "peers", "add", "b=127.0.0.1:1")[0] == 0
+    code, said = run(ann, "peers", "list")
+    assert code == 0
+    assert re.search(r"^b .*127\.0\.0\.1:1", said, re.M)
+    assert run(ann, "peers", "remove", "b")[0] == 0
+    for name in ("laptop", "monitor"):
+        code, said = run(base / f"{name}.key", "peers", "remove", "b")
+        assert code == 1
+        assert "or a key with the role admin" in said
+    # Any key together with the control key does as well.
+    for code, words in ((0, ("peers", "add", "c=127.0.0.1:1")), (0, ("peers", "remove", "c"))):
+        with_key = (*words, "--control-key-file", base / "hidden")
+        assert run(base / "monitor.key", *with_key)[0] == code
+
+
+def _rotation(
+    node: NodeProcess,
+    accepted: Path,
+    laptop: Path,
+    made: Callable[[str, str], Path],
+    run: Callable[..., tuple[int, str]],
+) -> None:
+    """Keys come and go, and roles change, without a restart."""
+    newer = made("newer", "append")
+    asked = ("GET", "/v1/blobs")
+    assert node.request(*asked, **bearer(newer))[0] == 401
+    node.process.send_signal(signal.SIGHUP)
+    until(lambda: node.request(*asked, **bearer(newer))[0] == 200)
+    assert node.request(*asked, **bearer(laptop))[0] == 200
+    until(lambda: "there are 5 now: newer is new" in node.log)
+    assert mesh("key", "remove", "laptop", "--key-file", accepted).returncode == 0
+    text = accepted.read_text().replace("newer append ", "newer write ")
+    accepted.write_text(text)
+    code, said = run(accepted.parent / "ann.key", "reload")
+    assert code == 0
+    assert "there are 4 now: laptop is gone, newer may write now" in said
+    assert node.request(*asked, **bearer(laptop))[0] == 401
+    assert node.request(*asked, **bearer(newer))[0] == 403
+    # What is wrong changes nothing, and is said without the line.
+    accepted.write_text(text + "bad reader SECRET\n")
+    code, said = run(accepted.parent / "ann.key", "reload")
+    assert code == 2
+    assert "nothing was changed: key 5 in" in said
+    assert "SECRET" not in said
+    assert node.request(*asked, **bearer(accepted.parent / "ann.key"))[0] == 200
+    accepted.write_text(text)
+    accepted.chmod(0o644)
+    assert run(accepted.parent / "ann.key", "reload")[0] == 0
+    until(lambda: "others can read or write key file" in node.log)
