@@ -58,6 +58,7 @@ KNOWN_TO = {
     "sqlite3": ("mesh/store/", "mesh/cli/record.py"),
     "fsspec": ("mesh/api/filesystem.py",),
     "numpy": ("mesh/core/sketch.py",),
+    "nacl": ("mesh/core/sodium.py",),
     "tomllib": ("mesh/decoding.py",),
     "json": (),
     "pickle": (),

@@ -94,9 +94,9 @@ class Stream:
 
     def _check(self) -> None:
         """Corrupt when all that came is not what was to come."""
-        if self._hasher is not None and self._hasher.hexdigest() != self.digest:
+        if self._hasher is not None and self._hasher.digest().hex() != self.digest:
             raise Corrupt(
-                f"what came as blob {self.digest} is {self._hasher.hexdigest()}; get it again"
+                f"what came as blob {self.digest} is {self._hasher.digest().hex()}; get it again"
             )
         if self._left:
             asked = self.stop - self.start

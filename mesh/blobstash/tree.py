@@ -7,11 +7,12 @@ hash is the same over the digests with its two-digit prefix. Source: recordings 
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesh.core.digest import Digest, new_hasher, parse_digest
+from mesh.core.digest import DIGEST_SIZE, Digest, parse_digest
 from mesh.core.tree import Tree
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PREFIXES = tuple(f"{number:02x}" for number in range(256))
 
 def new_hash() -> blake2b:
     """The hash of everything here, empty: BLAKE2b with 32 bytes and no key."""
-    return new_hasher()
+    return hashlib.blake2b(digest_size=DIGEST_SIZE)
 
 
 class State(msgspec.Struct, frozen=True):

@@ -140,4 +140,4 @@ async def checked_chunks(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncI
         hasher.update(chunk)
         yield chunk
     if hasher.digest() != digest:
-        raise Corrupt(f"what came as blob {digest.hex()} is {hasher.hexdigest()}")
+        raise Corrupt(f"what came as blob {digest.hex()} is {hasher.digest().hex()}")

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, NewType
+import sys
+from typing import NewType, Protocol
 
 from mesh.decoding import from_hex
 from mesh.errors import InputError
-
-if TYPE_CHECKING:
-    from hashlib import blake2b
 
 Digest = NewType("Digest", bytes)
 """A blob's name: 32 bytes. Plain bytes at run time, so that a million of them stay cheap."""
 
 DIGEST_SIZE = 32
+
+# libsodium takes what the processor has (AVX2), hashlib does so from Python 3.14 on. Measured for
+# pieces of 1 MiB, on Python 3.11 and 3.13: 0.92 GiB/s against 0.72. Imported where it is used,
+# since most commands hash nothing.
+_SODIUM = sys.version_info < (3, 14)
+
+# Bytes from which libsodium is the faster one by more than a tenth: its call costs 1 µs more.
+_WORTH = 8 * 1024
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _HEX_PREFIX = re.compile(r"[0-9a-fA-F]{0,64}", re.ASCII)
@@ -25,13 +31,31 @@ _HEX_PREFIX = re.compile(r"[0-9a-fA-F]{0,64}", re.ASCII)
 SHORTEST = 6
 
 
-def new_hasher() -> blake2b:
+class Hasher(Protocol):
+    """The hash of bytes that come in pieces. One thread at a time."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Take the next bytes; other threads run while there are many."""
+
+    def digest(self) -> bytes:
+        """The hash of what has come so far: 32 bytes."""
+
+
+def new_hasher() -> Hasher:
     """A BLAKE2b-256 hasher; the same function as `b2sum -l 256` and BlobStash."""
+    if _SODIUM:
+        from mesh.core.sodium import Blake2b
+
+        return Blake2b()
     return hashlib.blake2b(digest_size=DIGEST_SIZE)
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> Digest:
     """The name of the blob that consists of `data`."""
+    if _SODIUM and len(data) >= _WORTH:
+        from mesh.core.sodium import blake2b
+
+        return Digest(blake2b(data))
     return Digest(hashlib.blake2b(data, digest_size=DIGEST_SIZE).digest())
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +55,35 @@ def test_hashing_in_pieces_gives_the_same_name(pieces: list[bytes]) -> None:
         hasher.update(piece)
     assert hasher.digest() == digest_of(b"".join(pieces))
     assert len(hasher.digest()) == DIGEST_SIZE
+
+
+# Around the size from which another implementation hashes, and around the blocks of both.
+SIZES = st.one_of(
+    st.integers(0, 20_000),
+    st.sampled_from([8191, 8192, 8193, 65_535, 65_536, 1_048_576, 1_048_577]),
+)
+KINDS = st.sampled_from([bytes, bytearray, memoryview, lambda data: memoryview(bytearray(data))])
+
+
+@quick
+@given(SIZES, st.integers(0, 2**32), KINDS)
+def test_a_name_is_hashlibs_blake2b_at_every_size(size: int, seed: int, kind) -> None:
+    data = random.Random(seed).randbytes(size)
+    assert digest_of(kind(data)) == hashlib.blake2b(data, digest_size=32).digest()
+
+
+@quick
+@given(st.lists(st.tuples(SIZES, KINDS, st.booleans()), max_size=6), st.integers(0, 2**32))
+def test_a_hasher_is_hashlibs_blake2b_after_every_piece(pieces, seed: int) -> None:
+    source = random.Random(seed)
+    ours, oracle = new_hasher(), hashlib.blake2b(digest_size=32)
+    for size, kind, asked in pieces:
+        data = source.randbytes(size)
+        ours.update(kind(data))
+        oracle.update(data)
+        if asked:
+            assert ours.digest() == oracle.digest()
+    assert ours.digest() == oracle.digest()
 
 
 @quick
