@@ -68,8 +68,13 @@ KNOWN_TO = {
 NOT_IN_CORE = {"time", "datetime", "random", "secrets", "uuid", "anyio", "trio"}
 
 # Where everything is caught: the supervisor, which restarts an actor after a bug, and the lane,
-# which carries an error from its thread over to the caller, whole.
-BROAD = {"mesh/actors/actor.py": ["Exception"], "mesh/offload.py": ["BaseException"]}
+# which carries an error from its thread over to the caller, whole. And where connections are
+# served: on trio whatever a stranger's bytes bring about in others' code would end the node.
+BROAD = {
+    "mesh/actors/actor.py": ["Exception"],
+    "mesh/offload.py": ["BaseException"],
+    "mesh/server/repairs/connections.py": ["Exception", "Exception"],
+}
 
 # Who calls a decoder. What comes from outside is decoded in one place, where every way in which
 # that can fail is known.

@@ -9,9 +9,15 @@ from quart import Response
 
 from mesh.errors import InputError
 
+# After these nothing more is read from the connection: the client still sends a body that nobody
+# will take, and what stands behind it must not be taken for a request.
+_LAST = frozenset({413, 415})
+
 
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     """An error as JSON."""
+    if status in _LAST:
+        headers = {**(headers or {}), "Connection": "close"}
     return json(status, {"error": text}, headers)
 
 

@@ -70,8 +70,10 @@ def guard(
         elif local and (refusal := _browser()):
             return refusal
         if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
-            # Two lengths are how requests are smuggled past proxies (RFC 9112, 6.3).
-            return problem(400, "a body has a Content-Length or a Transfer-Encoding, not both")
+            # Two lengths are how requests are smuggled past proxies (RFC 9112, 6.3). Our own server
+            # has refused them before (repairs/framing.py); this is for one that mounts a node.
+            text = "a body has a Content-Length or a Transfer-Encoding, not both"
+            return problem(400, text, {"Connection": "close"})
         if request.headers.get("Content-Encoding", "identity") != "identity":
             return problem(415, "send bodies as they are, without Content-Encoding")
         return None

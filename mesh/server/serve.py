@@ -116,5 +116,5 @@ def _config(listener: socket.socket, grace: float) -> HypercornConfig:
     config.errorlog = logging.getLogger("mesh.http")
     config.include_server_header = False
     config.max_app_queue_size = 1  # it counts messages, not bytes: see repairs/inflow.py
-    config.websocket_max_message_size = 65536  # nothing here speaks it; its default is 16 GiB
+    config.alpn_protocols = ["http/1.1"]  # over TLS, too, no HTTP/2 (repairs/requests.py)
     return config

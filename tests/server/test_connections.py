@@ -1,4 +1,4 @@
-"""Connections that Hypercorn alone would handle badly: slow readers at a stop, and HTTP/2."""
+"""Connections that Hypercorn alone would handle badly: slow readers at a stop, and surplus."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import h2.config
-import h2.connection
-import h2.events
 import pytest
 
 from mesh.core.digest import digest_of
@@ -51,31 +48,6 @@ def test_an_upload_that_stands_still_does_not_hold_up_a_stop(node: NodeProcess) 
         writer.sendall(head.encode() + bytes(100_000))
         until(lambda: node.status()["state"] == "ready")
         assert node.stop() == 0
-    assert "Traceback" not in node.log, node.log
-
-
-def test_http_2_is_refused_without_taking_an_answer_into_memory(node: NodeProcess) -> None:
-    path = stored(node, BIG)
-    before = node.peak_bytes()
-    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-    client.initiate_connection()
-    host, port = node.address
-    fields = [(":method", "GET"), (":path", path), (":scheme", "http")]
-    client.send_headers(1, [*fields, (":authority", f"{host}:{port}")], end_stream=True)
-    with socket.create_connection(node.address) as connection:
-        connection.sendall(client.data_to_send())
-        answer: list[h2.events.Event] = []
-        while not any(isinstance(event, h2.events.StreamEnded) for event in answer):
-            data = connection.recv(65536)
-            assert data, "the connection was closed without an answer"
-            answer += client.receive_data(data)
-            connection.sendall(client.data_to_send())
-    heads = [event for event in answer if isinstance(event, h2.events.ResponseReceived)]
-    assert [dict(head.headers)[b":status"] for head in heads] == [b"400"]
-    bodies = [event.data for event in answer if isinstance(event, h2.events.DataReceived)]
-    assert b"HTTP/1.1" in b"".join(bodies)
-    assert node.peak_bytes() - before < BIG // 2
-    assert node.stop() == 0
     assert "Traceback" not in node.log, node.log
 
 

@@ -240,12 +240,20 @@ def with_flow(app: Quart) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         finally:
             if inflow is not None:
                 inflow.end()
+            # What Quart leaves of a cancelled request refers to itself in circles, and to these:
+            # the connection would stay with it until Python's collector comes.
+            receive = send = _gone
 
     return flow
 
 
+async def _gone(*_: object) -> Any:
+    """In place of a connection whose request is over."""
+    return {"type": "http.disconnect"}
+
+
 async def _refuse_version(send: Send) -> None:
-    """Hypercorn always takes HTTP/2 in the clear, and there holds whole answers in memory."""
+    """A server that mounts a node may take HTTP/2, and hold whole answers in memory there."""
     body = b'{"error":"this node speaks HTTP/1.1; ask again without an upgrade"}\n'
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 400, "headers": headers})
