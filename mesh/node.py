@@ -48,7 +48,7 @@ from mesh.actors.trouble import Trouble
 from mesh.actors.waiting import Wait
 from mesh.config import Address, Changes, Config, Listed
 from mesh.core.digest import Digest
-from mesh.core.holder import Holder
+from mesh.core.holder import Caller, Holder
 from mesh.core.tree import Tree
 from mesh.dates import TIME_OF_DAY, Clock, Dates, rfc3339
 from mesh.events import Began
@@ -273,7 +273,7 @@ class Node:
             count=len(tree) if tree is not None else self.store.totals.blobs,
         )
 
-    def heard(self, hello: Hello, source: str | None = None) -> None:
+    def heard(self, hello: Hello, caller: Caller) -> None:
         """A node spoke to us. One that we never met may be any of those we cannot reach.
 
         Whoever has the key of the mesh may say any Hello. So it makes us look at most: a peer
@@ -282,17 +282,17 @@ class Node:
         if self._roster.is_us(hello):
             return
         for peer in self.peers:
-            if peer.node == hello.node and source is not None:
-                peer.called(source)
+            if peer.node == hello.node:
+                peer.called(caller)
             if peer.node in (hello.node, None):
                 self._scheduler.contacted(peer)
 
-    def greeted(self, hello: Hello, source: str | None = None) -> None:
+    def greeted(self, hello: Hello, caller: Caller) -> None:
         """A node asked how we stand."""
-        self.heard(hello, source)
+        self.heard(hello, caller)
         listed = any(peer.node == hello.node for peer in self.peers)
         if not listed and not self._roster.is_us(hello):
-            self._inbound.note(hello)
+            self._inbound.note(hello, caller.key)
 
     def hinted(self, hello: Hello) -> None:
         """A node has more than it announced."""

@@ -66,7 +66,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     they count what has been found so far. `root` and `blobs` are what the peer named last. The
     rates are those of the last ten seconds; the times that are left follow from them, and are null
     where they do not. What ends in `_at` or `_since` is a date in UTC (RFC 3339), what ends in
-    `_seconds` or `_ago` is an age. For `calls_from` see ListedPeer.
+    `_seconds` or `_ago` is an age. For `calls_from` see ListedPeer. `key`: the name of the
+    key that a node showed last which says this peer's id; null where none did.
     """
 
     name: str
@@ -101,6 +102,7 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     sent_bytes: int
     over_limit: int
     calls_from: str | None = None
+    key: str | None = None
 
 
 class ListedPeer(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +151,7 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
 class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A node that asks us without being listed as a peer, as it described itself; unproven.
 
+    `key`: the name of the key that it showed, which is proven; null where no key is wanted.
     `root` is null when it named none. `missing` is how many of our blobs it lacks at least, by the
     counts; null when that is not known.
     """
@@ -159,6 +162,7 @@ class InboundStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_sync: bool
     blobs: int
     missing: int | None
+    key: str | None = None
     last_seen_at: str | None = None
     last_seen_seconds_ago: float
 

@@ -1,7 +1,7 @@
 """Who pulls from us without being listed as a peer: told to people, and to nobody else.
 
-Everything here is what the others say of themselves, and nothing of it is proven. So no decision
-may depend on it: a lie changes only a table that people read.
+Everything here is what the others say of themselves, and nothing of it is proven but the key that
+they showed. So no decision may depend on it: a lie changes only a table that people read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ MOST = 64
 
 
 class _Seen:
-    __slots__ = ("at", "count", "name", "root")
+    __slots__ = ("at", "count", "key", "name", "root")
 
-    def __init__(self, name: str | None, root: bytes | None, count: int, at: float) -> None:
+    def __init__(
+        self, name: str | None, root: bytes | None, count: int, at: float, key: str | None
+    ) -> None:
         self.name = name
+        self.key = key
         self.root = root
         self.count = count
         self.at = at
@@ -38,12 +41,12 @@ class Inbound:
     def __init__(self) -> None:
         self._seen: OrderedDict[bytes, _Seen] = OrderedDict()
 
-    def note(self, hello: Hello) -> None:
-        """A node that is not a configured peer asked how we stand."""
+    def note(self, hello: Hello, key: str | None = None) -> None:
+        """A node that is not a configured peer asked how we stand; `key`: what it showed."""
         before = self._seen.pop(hello.node, None)
         # A node tells its name until it has been told ours, so one that tells none told it before.
         name = hello.name if hello.name is not None else before.name if before else None
-        self._seen[hello.node] = _Seen(name, hello.root, hello.count, anyio.current_time())
+        self._seen[hello.node] = _Seen(name, hello.root, hello.count, anyio.current_time(), key)
         while len(self._seen) > MOST:
             self._seen.popitem(last=False)
 
@@ -61,6 +64,7 @@ class Inbound:
                 in_sync=root is not None and seen.root == root,
                 blobs=seen.count,
                 missing=_missing(seen, root, count),
+                key=seen.key,
                 last_seen_at=dates.at(seen.at),
                 last_seen_seconds_ago=dates.now - seen.at,
             )

@@ -36,19 +36,19 @@ class Journal:
 
     def came(self, holder: Holder, items: Sequence[Item], began: float | None) -> None:
         """`holder` brought what is new here; it began to at `began`, None when nobody knows."""
-        way, peer = Way.PUSHED, ""
-        if isinstance(holder, Client):
-            way = Way.PUT
-        elif isinstance(holder, Configured):
-            way, peer = Way.FETCHED, holder.url
+        way, peer, key = Way.FETCHED, "", ""
+        if isinstance(holder, Configured):
+            peer = holder.url
+        else:
+            way, key = Way.PUT if isinstance(holder, Client) else Way.PUSHED, holder.key
         now = anyio.current_time()
         since = now if began is None else began
         small = [item.size for item in items if item.size < LARGE_BLOB]
         if small:
-            self._gathered.moved(way, peer, len(small), sum(small), since, now)
+            self._gathered.moved(way, peer, len(small), sum(small), since, now, key=key)
         for item in items if len(small) < len(items) else ():
             if item.size >= LARGE_BLOB:
-                self._gathered.moved(way, peer, 1, item.size, since, now, item.digest)
+                self._gathered.moved(way, peer, 1, item.size, since, now, item.digest, key)
         self._noted.set()
 
     def sent(

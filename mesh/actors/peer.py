@@ -40,7 +40,7 @@ from mesh.actors.summing import kind_of, next_round, outcome
 from mesh.config import Address
 from mesh.core.digest import Digest
 from mesh.core.failing import Side
-from mesh.core.holder import Anonymous, Configured, Holder
+from mesh.core.holder import Anonymous, Caller, Configured, Holder
 from mesh.core.standing import Event, Standing
 from mesh.core.tree import Tree
 from mesh.dates import Dates
@@ -113,6 +113,7 @@ class Peer:
         )
         self._who = Acquaintance(address)
         self._called_from: str | None = None
+        self._shows: str | None = None  # the name of the key that it shows us
         self._round: Round | None = None
         # Of the round that runs, if one does: what cancels it, and what tells that it is over.
         self._scope = anyio.CancelScope()
@@ -191,7 +192,9 @@ class Peer:
             root,
             dates,
         )
-        return msgspec.structs.replace(shown, state=self.state, calls_from=self.calls_from)
+        return msgspec.structs.replace(
+            shown, state=self.state, calls_from=self.calls_from, key=self._shows
+        )
 
     def _look(self) -> None:
         """Something has happened: see Showing."""
@@ -319,12 +322,16 @@ class Peer:
 
     # --- what happens outside of rounds ------------------------------------------------------
 
-    def called(self, source: str) -> None:
-        """A node that says this peer's id called us from `source`.
+    def called(self, caller: Caller) -> None:
+        """A node that says this peer's id called us.
 
-        Shown to people while the peer does not answer, and followed by nobody: see the design.
+        Where from is shown to people while the peer does not answer, and followed by nobody: see
+        the design. Which key it showed is shown always.
         """
-        self._called_from = source if self.standing.failures else None
+        if caller.key is not None:
+            self._shows = caller.key
+        if caller.address is not None:
+            self._called_from = caller.address if self.standing.failures else None
 
     def brought(self, holder: Holder) -> bool:
         """Whether `holder` is this peer, as far as we can tell; see Anonymous.label."""

@@ -23,7 +23,7 @@ from mesh.actors.sketcher import Sketcher
 from mesh.actors.transfer import Intake, frames_of
 from mesh.core.cells import MAX_CELLS, estimate, worth_sending
 from mesh.core.digest import Digest, parse_digest, split_digests
-from mesh.core.holder import Anonymous
+from mesh.core.holder import NOBODY, Anonymous, Caller
 from mesh.core.reconcile import SHORT_HASH, Ask, answer
 from mesh.core.round import Tally
 from mesh.core.shortcut import MAX_PREFIXES, Moment, find
@@ -78,11 +78,11 @@ class Acquaintances(Protocol):
     us look, by a round that we begin ourselves. It changes nothing that we know of a peer.
     """
 
-    def heard(self, hello: Hello, source: str | None) -> None:
-        """Somebody spoke to us, from the address `source`; maybe a peer, maybe a stranger."""
+    def heard(self, hello: Hello, caller: Caller) -> None:
+        """Somebody spoke to us; maybe a peer, maybe a stranger."""
 
-    def greeted(self, hello: Hello, source: str | None) -> None:
-        """Somebody asked how we stand, from the address `source`."""
+    def greeted(self, hello: Hello, caller: Caller) -> None:
+        """Somebody asked how we stand."""
 
     def hinted(self, hello: Hello) -> None:
         """Somebody says that it has more that is new."""
@@ -123,10 +123,10 @@ class Service:
         self._earlier = EarlierTrees()
         self._streams = anyio.Semaphore(_STREAMS)
 
-    async def call(self, path: str, body: bytes, source: str | None = None) -> bytes:
-        """root, cells, find, tree, offer, standing; `source`: the asker's address, if known."""
+    async def call(self, path: str, body: bytes, caller: Caller = NOBODY) -> bytes:
+        """root, cells, find, tree, offer, standing."""
         if path == "root":
-            return encode(await self._root(decode(Greeting, body), source))
+            return encode(await self._root(decode(Greeting, body), caller))
         if path == "cells":
             return encode(self._cells(decode(CellsRequest, body)))
         if path == "find":
@@ -134,7 +134,7 @@ class Service:
         if path == "tree":
             return encode(self._tree(decode(TreeRequest, body)))
         if path == "offer":
-            return encode(await self._offer(decode(Offer, body), source))
+            return encode(await self._offer(decode(Offer, body), caller))
         if path == "standing":
             return encode(await self._standing(decode(StandingRequest, body)))
         raise InputError(f"no such request: {path!a}")
@@ -174,12 +174,14 @@ class Service:
             _VERIFYING_SECONDS,
         )
 
-    async def upload(self, path: str, chunks: AsyncIterator[bytes]) -> bytes:
+    async def upload(
+        self, path: str, chunks: AsyncIterator[bytes], caller: Caller = NOBODY
+    ) -> bytes:
         """push/NODE, push/NODE/DIGEST/SIZE, push/NODE/DIGEST/SIZE/START."""
         kind, *rest = path.split("/")
         if kind != "push" or len(rest) not in (1, 3, 4):
             raise InputError(f"no such request: {path!a}")
-        holder = Anonymous(_node(rest[0]))  # nobody is who a path says
+        holder = Anonymous(_node(rest[0]), caller.key or "")  # nobody is who a path says
         with _Turn(self._streams):
             if len(rest) == 1:
                 return encode(await self._push(holder, chunks))
@@ -189,9 +191,9 @@ class Service:
 
     # --- small questions -----------------------------------------------------------------------
 
-    async def _root(self, asker: Greeting, source: str | None) -> RootReply:
+    async def _root(self, asker: Greeting, caller: Caller) -> RootReply:
         self._check(asker)
-        self._known.greeted(asker, source)
+        self._known.greeted(asker, caller)
         self._keeper.disk.present()
         tree = self._keeper.tree
         if tree is None or asker.root is None or asker.root == tree.root:
@@ -259,9 +261,9 @@ class Service:
         answers = answer(tree, request.asks, request.width)
         return TreeReply(root=root, count=len(tree), answers=answers)
 
-    async def _offer(self, offer: Offer, source: str | None) -> OfferReply:
+    async def _offer(self, offer: Offer, caller: Caller) -> OfferReply:
         self._check(offer.hello)
-        self._known.heard(offer.hello, source)
+        self._known.heard(offer.hello, caller)
         if offer.more:
             self._known.hinted(offer.hello)
         digests = split_digests(joined(offer.digests))

@@ -22,6 +22,7 @@ from mesh.actors.service import Service
 from mesh.actors.sketcher import Sketcher
 from mesh.config import Config
 from mesh.core.digest import Digest
+from mesh.core.holder import Caller
 from mesh.core.tree import Tree
 from mesh.errors import InputError
 from mesh.offload import Inline
@@ -78,13 +79,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 class _Known:
     """Acquaintances for a Service whose only caller pulled half a minute ago."""
 
-    def heard(self, hello: Hello, source: str | None) -> None:
+    def heard(self, hello: Hello, caller: Caller) -> None:
         """Nothing to note."""
 
     def hinted(self, hello: Hello) -> None:
         """Nothing to note."""
 
-    def greeted(self, hello: Hello, source: str | None) -> None:
+    def greeted(self, hello: Hello, caller: Caller) -> None:
         """Nothing to note."""
 
     def is_peer(self, hello: Hello) -> bool:  # noqa: ARG002 - the port's

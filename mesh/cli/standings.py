@@ -82,6 +82,8 @@ def _peer(peer: PeerStatus, paint: Paint) -> list[str]:
         shown += folded(_INDENT + _error(peer), _INDENT * 2)
     if peer.calls_from is not None:
         shown += folded(_INDENT + calls_from_text(peer.name, peer.calls_from), _INDENT * 2)
+    if peer.key is not None:
+        shown += folded(f"{_INDENT}calls with the key {printable(peer.key)}", _INDENT * 2)
     return shown
 
 
@@ -124,6 +126,8 @@ def _inbound(node: InboundStatus) -> list[str]:
     lacks = "?" if node.missing is None else str(node.missing)
     seen = span_text(node.last_seen_seconds_ago)
     said = f"{sync}, {count_text(node.blobs, 'blob')}, lacks at least {lacks}, seen {seen} ago"
+    if node.key is not None:
+        said += f", with the key {printable(node.key)}"
     return [
         *folded(f"{printable(node.name)}  {node.node_id}", _INDENT),
         *folded(_INDENT + said, _INDENT * 2),

@@ -55,26 +55,26 @@ class _Moved:
 class Gathered:
     """What is not told yet. Peers go by their addresses until then, since names may change.
 
-    As many entries as there are peers, times the ways: nothing that a stranger says is a key.
+    As many entries as there are peers and keys, times the ways: nothing that a stranger says is one
+    of them.
     """
 
     def __init__(self) -> None:
-        self._moved: dict[tuple[Way, str, bool], _Moved] = {}
+        self._moved: dict[tuple[Way, str, str, bool], _Moved] = {}
         self._announced: dict[str, tuple[int, int]] = {}
         self._healed = 0
         self._wanted = 0
 
     def moved(
         self, way: Way, peer: str, blobs: int, size: int, began: float, now: float,
-        large: Digest | None = None,
+        large: Digest | None = None, key: str = "",
     ) -> None:  # fmt: skip
         """So many blobs of `size` bytes in all, from `began` until `now`, both in seconds.
 
         `peer`: its address, "" for a client, and for somebody unknown. `large`: the name of a blob
-        that moved alone.
+        that moved alone. `key`: the name of the key that was shown, "" for none.
         """
-        key = (way, peer, large is not None)
-        entry = self._moved.setdefault(key, _Moved(began, now))
+        entry = self._moved.setdefault((way, peer, key, large is not None), _Moved(began, now))
         entry.began, entry.ended = min(entry.began, began), max(entry.ended, now)
         entry.blobs += blobs
         entry.size += size
@@ -93,8 +93,8 @@ class Gathered:
     def take(self, called: Callable[[str], str] = str) -> list[Line]:
         """The lines for all of it, which is forgotten then. `called`: the name for an address."""
         lines = [
-            _moved(way, called(peer) if peer else "", large, entry)
-            for (way, peer, large), entry in self._moved.items()
+            _moved(way, called(peer) if peer else "", key, large, entry)
+            for (way, peer, key, large), entry in self._moved.items()
         ]
         lines += [_announced(called(peer), *counts) for peer, counts in self._announced.items()]
         if self._healed:
@@ -103,17 +103,20 @@ class Gathered:
         return lines
 
 
-def _moved(way: Way, peer: str, large: bool, entry: _Moved) -> Line:
+def _moved(way: Way, peer: str, key: str, large: bool, entry: _Moved) -> Line:
     facts: dict[str, str | int | float] = {"event": way.value}
     if peer:
         facts["peer"] = peer
+    if key:
+        facts["key"] = key
     if large and entry.blobs == 1 and entry.digest is not None:
         what = f"blob {entry.digest.hex()}"
         facts["digest"] = entry.digest.hex()
     else:
         what = count_text(entry.blobs, "large blob" if large else "blob")
     facts |= {"blobs": entry.blobs, "bytes": entry.size}
-    text = f"{_WORDS[way].format(peer)}: {what}, {size_text(entry.size)}"
+    who = _WORDS[way].format(peer) + (f" with the key {key}" if key else "")
+    text = f"{who}: {what}, {size_text(entry.size)}"
     seconds = entry.ended - entry.began
     if seconds >= _BRIEF:
         rate = entry.size / seconds

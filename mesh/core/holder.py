@@ -13,13 +13,16 @@ who pushes a good blob in the name of B gains that we do not announce this blob 
 finds it in its next round. Two holders that differ in their labels alone are equal, so no table
 can be keyed by a label.
 
+A client and somebody anonymous may have shown a key of ours, which has a name. The name is proven,
+as far as nobody else has that key. It is kept for the log, and decides nothing, like a label.
+
 Keys that prove an identity belong here, as one more kind of holder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from mesh.core.partial import STRANGERS, Bringer
 from mesh.decoding import legible
@@ -27,7 +30,9 @@ from mesh.decoding import legible
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client of this node."""
+    """A client of this node. `key`: the name of the key that it showed, "" for none."""
+
+    key: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +44,31 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class Anonymous:
-    """Somebody who sent us a request. `label`: the node id that it claims, which proves nothing."""
+    """Somebody who sent us a request. `label`: the node id that it claims, which proves nothing.
+
+    `key`: the name of the key that it showed, "" for none.
+    """
 
     label: bytes = field(default=b"", compare=False)
+    key: str = field(default="", compare=False)
 
 
 Holder: TypeAlias = Client | Configured | Anonymous
 
 CLIENT = Client()
+
+
+class Caller(NamedTuple):
+    """Whoever sent a request: where it came from, and the name of the key that it showed.
+
+    Both are None where they are not known; `key` also where no key is wanted.
+    """
+
+    address: str | None = None
+    key: str | None = None
+
+
+NOBODY = Caller()
 
 
 def bringer(holder: Holder) -> Bringer:

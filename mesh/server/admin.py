@@ -12,6 +12,7 @@ from quart import Quart, Response, request
 
 from mesh.errors import InputError
 from mesh.node import Node
+from mesh.server import callers
 from mesh.server.answers import json
 from mesh.server.polls import unless_stopping
 
@@ -41,12 +42,14 @@ def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
     async def order(verb: str) -> Response:
         orders = {"start": node.scrubber.start, "pause": node.scrubber.pause}
         orders.get(verb, node.scrubber.resume)()
+        callers.order(f"scrub/{verb}")
         return json(200, node.scrubber.status())
 
     async def errors() -> Response:
         return json(200, node.errors())
 
     async def retry() -> Response:
+        callers.order("errors/retry")
         return json(200, await unless_stopping(stop, node.retry))
 
     app.add_url_rule("/v1/errors", "errors", errors, methods=["GET"])

@@ -8,13 +8,14 @@ import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
 
-from quart import Response, g, request
+from quart import Response, request
 from werkzeug.routing import Rule
 
 from mesh.config import Key, is_loopback
 from mesh.decoding import from_base64
 from mesh.errors import Undecodable
 from mesh.server.answers import problem
+from mesh.server.callers import Refusals, note_caller
 from mesh.server.roles import Need, said
 
 _BLOBSTASH = "/api/"
@@ -55,15 +56,19 @@ def guard(
     """
     local = is_loopback(listen)
     ring = _Ring()
+    refusals = Refusals()
 
     async def check() -> Response | None:
         if keys := accepted():
             key = ring.find(keys, _shown(request.headers.get("Authorization", "")))
             if key is None:
+                if "Authorization" in request.headers:
+                    refusals.note(None)
                 return _unauthorized()
-            g.key = key
+            note_caller(key)
             wanted = need(request.url_rule, request.method)
             if wanted and wanted.isdisjoint(key.roles):
+                refusals.note(key)
                 return problem(
                     403, f"the key {key.name} may not do this: it needs the role {said(wanted)}"
                 )
@@ -79,12 +84,6 @@ def guard(
         return None
 
     return check
-
-
-def caller() -> Key | None:
-    """The key that the request at hand has shown; None where none is asked for."""
-    key: Key | None = g.get("key")
-    return key
 
 
 def _shown(header: str) -> bytes:

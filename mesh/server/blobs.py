@@ -12,12 +12,12 @@ from quart import Quart, Response, request
 
 from mesh.actors.transfer import Intake
 from mesh.core.digest import Digest, parse_digest, parse_prefix, split_digests
-from mesh.core.holder import CLIENT
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.round import Tally
 from mesh.errors import InputError, Misbehaved
 from mesh.node import Node
 from mesh.server.answers import json, page_limit, problem
+from mesh.server.callers import client
 from mesh.server.metered import Metered
 from mesh.server.pauses import Pausing
 from mesh.server.whole import message
@@ -98,7 +98,7 @@ class _Blobs:
             return await self._keep(item, began)
 
     async def _keep(self, item: Item, began: float) -> Response:
-        (fresh,) = await self._keeper.put([item], CLIENT, began)
+        (fresh,) = await self._keeper.put([item], client(), began)
         name = item.digest.hex()
         return json(
             201 if fresh else 200,
@@ -136,7 +136,7 @@ class _Blobs:
         tally = Tally()
         reader = FrameReader()
         count = 0
-        intake = Intake(self._keeper, CLIENT, self._node.work, tally)
+        intake = Intake(self._keeper, client(), self._node.work, tally)
         try:
             async for chunk in chunks:
                 frames = reader.feed(chunk)

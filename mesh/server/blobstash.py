@@ -26,6 +26,7 @@ from mesh.decoding import utf8
 from mesh.errors import ConfigError, InputError, PeerError, Refused, one_line
 from mesh.node import Node
 from mesh.server.answers import page_limit, problem
+from mesh.server.callers import client
 from mesh.server.metered import Metered
 from mesh.server.whole import whole_body
 from mesh.store.base import Item
@@ -195,7 +196,7 @@ class _Blobs:
                 item = await incoming.finish()
                 if item.digest != digest:
                     return problem(422, f"the body is blob {item.digest.hex()}, not the one named")
-                await self._keeper.put([item])
+                await self._keeper.put([item], client())
         except snappy.TooLong as error:
             return problem(413, one_line(error))
         return _empty(201)
@@ -237,7 +238,7 @@ class _Blobs:
         return _empty(200)
 
     async def _put(self, items: list[Item]) -> None:
-        await self._keeper.put(items)
+        await self._keeper.put(items, client())
 
 
 async def _meant(body: Metered) -> AsyncIterator[bytes]:

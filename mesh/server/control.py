@@ -29,7 +29,7 @@ from mesh.decoding import json_of
 from mesh.errors import ConfigError, InputError, Undecodable
 from mesh.node import Node
 from mesh.server.answers import json, problem
-from mesh.server.auth import caller
+from mesh.server.callers import caller, order
 from mesh.server.whole import whole_body
 from mesh.status import PeersAnswer, Reloaded
 from mesh.wire.control import CHALLENGE_PATH, CONTROL_FILE, HEADER, Challenge, proof
@@ -45,6 +45,9 @@ _MOST_NONCES = 1024
 
 # A peer's URL, its name and the path of a key file have some hundred bytes.
 _MOST_BYTES = 16 * 1024
+
+
+_ORDERS = "/v1/control/"
 
 
 class _Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +109,7 @@ def add_routes(app: Quart, node: Node, control: Control) -> None:
         "config": routes.config,
     }
     for path, handler in rules.items():
-        app.add_url_rule(f"/v1/control/{path}", f"control {path}", handler, methods=["POST"])
+        app.add_url_rule(f"{_ORDERS}{path}", f"control {path}", handler, methods=["POST"])
 
 
 class _Control:
@@ -123,7 +126,7 @@ class _Control:
         data, in_hex = spelled(os.fsencode(self._control.data))
         return json(200, Challenge(nonce=nonce, data=data, data_hex=in_hex))
 
-    async def order(self, kind: type[T], order: Callable[[T], Order]) -> Response:
+    async def order(self, kind: type[T], order_of: Callable[[T], Order]) -> Response:
         body = await whole_body(_MOST_BYTES, "an order")
         if refusal := self._unproven(body):
             return refusal
@@ -132,18 +135,21 @@ class _Control:
         except Undecodable as error:
             raise InputError(f"not an order: {error}") from error
         try:
-            said = await self._membership.order(order(wanted))
+            said = await self._membership.order(order_of(wanted))
         except ConfigError as error:  # a peer that is malformed, a key file that is not there
             raise InputError(str(error)) from error
+        _tell()
         return json(200, PeersAnswer(peers=self._membership.listing(), said=said))
 
     async def reload(self) -> Response:
         if refusal := self._unproven(await whole_body(_MOST_BYTES, "an order")):
             return refusal
         try:
-            return json(200, await self._control.reload())
+            answer = await self._control.reload()
         except ConfigError as error:
             raise InputError(f"nothing was changed: {error}") from error
+        _tell()
+        return json(200, answer)
 
     async def config(self) -> Response:
         if refusal := self._unproven(await whole_body(_MOST_BYTES, "an order")):
@@ -155,8 +161,7 @@ class _Control:
 
         An admin's key will do. With any other one the request proves to have the control key.
         """
-        by = caller()
-        if by is not None and "admin" in by.roles:
+        if _by_admin():
             return None
         key = self._control.key
         if key is None:
@@ -174,3 +179,13 @@ class _Control:
         if not hmac.compare_digest(right.encode(), shown.encode("utf-8", "replace")):
             return problem(403, "that is not the control key of this node")
         return None
+
+
+def _by_admin() -> bool:
+    key = caller()
+    return key is not None and "admin" in key.roles
+
+
+def _tell() -> None:
+    """Have the log tell of an order that was carried out."""
+    order(request.path.removeprefix(_ORDERS), control=not _by_admin())

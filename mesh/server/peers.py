@@ -7,7 +7,9 @@ from contextlib import aclosing
 
 from quart import Quart, Response, request
 
+from mesh.core.holder import Caller
 from mesh.node import Node
+from mesh.server.callers import caller
 from mesh.server.whole import message
 from mesh.transport.pace import Paced
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE
@@ -39,8 +41,7 @@ class _Peers:
         self._service = node.service
 
     async def call(self, verb: str, rest: str) -> Response:
-        source = request.remote_addr
-        answer = await self._service.call(_path(verb, rest), await message(), source)
+        answer = await self._service.call(_path(verb, rest), await message(), _caller())
         return Response(answer, content_type=CONTENT_TYPE)
 
     async def download(self, verb: str, rest: str) -> Response:
@@ -51,8 +52,14 @@ class _Peers:
 
     async def upload(self, verb: str, rest: str) -> Response:
         chunks = Paced(request.body, "a push")
-        answer = await self._service.upload(_path(verb, rest), chunks)
+        answer = await self._service.upload(_path(verb, rest), chunks, _caller())
         return Response(answer, content_type=CONTENT_TYPE)
+
+
+def _caller() -> Caller:
+    """Who sent the request at hand."""
+    key = caller()
+    return Caller(request.remote_addr, key.name if key is not None else None)
 
 
 def _path(verb: str, rest: str) -> str:

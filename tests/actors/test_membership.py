@@ -25,6 +25,7 @@ from mesh.config import (
     listed,
 )
 from mesh.core.digest import digest_of
+from mesh.core.holder import Caller
 from mesh.errors import ConfigError, InputError, MeshError, StoreError
 from mesh.wire.messages import Hello, Offer, encode
 from tests.actors.world import (
@@ -410,8 +411,9 @@ async def test_a_peer_that_has_moved_is_shown_to_call_and_found_by_its_new_url(
         stranger = msgspec.structs.replace(hello, node=b"s" * 16)
         for speaker, source in ((hello, "10.0.0.7"), (stranger, "10.0.0.8")):
             body = encode(Offer(hello=speaker, digests=b""))
-            await a.node.service.call("offer", body, source)
+            await a.node.service.call("offer", body, Caller(source, "key of b"))
         assert a.peer("b").calls_from == "10.0.0.7"
+        assert a.peer("b").key == "key of b"
         await trio.sleep(HOUR)
         assert a.peer("b").url == url_of("b"), "nobody is followed who only says who it is"
         said = await a.node.membership.order(Move("b", "elsewhere:7280"))

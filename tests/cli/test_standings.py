@@ -64,6 +64,7 @@ peers = st.builds(
     sent_bytes=st.just(0),
     over_limit=st.just(0),
     calls_from=st.none() | hosts,
+    key=st.none() | names,
 )
 strangers = st.builds(
     InboundStatus,
@@ -72,6 +73,7 @@ strangers = st.builds(
     in_sync=st.booleans(),
     blobs=st.integers(0, 2**63),
     missing=counts,
+    key=st.none() | names,
     last_seen_seconds_ago=ages,
 )
 statuses = st.builds(

@@ -45,6 +45,21 @@ def test_a_large_blob_is_named_and_several_are_counted() -> None:
     assert "digest" not in sent.facts
 
 
+def test_each_key_has_lines_of_its_own() -> None:
+    gathered = Gathered()
+    for key, blobs in (("laptop", 2), ("", 1), ("ann", 4), ("laptop", 3)):
+        gathered.moved(Way.PUT, "", blobs, blobs, 0.0, 0.0, key=key)
+    gathered.moved(Way.PUSHED, "", 1, 9, 0.0, 0.0, NAME, "b")
+    lines = gathered.take()
+    assert [line.text for line in lines] == [
+        "put by clients with the key laptop: 5 blobs, 5 B",
+        "put by clients: 1 blob, 1 B",
+        "put by clients with the key ann: 4 blobs, 4 B",
+        f"pushed by other nodes with the key b: blob {NAME.hex()}, 9 B",
+    ]
+    assert [line.facts.get("key") for line in lines] == ["laptop", None, "ann", "b"]
+
+
 def test_no_rate_is_made_of_no_time() -> None:
     gathered = Gathered()
     gathered.moved(Way.PUSHED, "", 1, 5, 3.0, 3.0)

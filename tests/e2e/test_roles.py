@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Callable
@@ -43,6 +44,9 @@ def test_keys_are_handed_out_used_and_taken_back(tmp_path: Path, backend: str) -
         code, said = run(laptop, "scrub", "pause")
         assert code == 1
         assert "the key laptop may not do this: it needs the role write or admin" in said
+        assert run(ann, "scrub", "pause")[0] == 0
+        for _ in range(20):
+            assert one.request("GET", "/v1/status", Authorization="Bearer wrong")[0] == 401
         # A monitor sees how the node stands.
         assert run(monitor, "status")[0] == 0
         (tmp_path / "new").write_bytes(b"not to be kept")
@@ -55,17 +59,50 @@ def test_keys_are_handed_out_used_and_taken_back(tmp_path: Path, backend: str) -
         two.ready()
         assert mesh("sync", "--node", two.url).returncode == 0
         assert two.status()["blobs"] == 1
+        assert run(monitor, "status")[1].endswith(", with the key other\n")  # it is not listed
+        assert run(ann, "peers", "add", f"two={two.place}")[0] == 0
+        _told_of_peers(one, two, monitor, run)
         three = start(tmp_path / "three", "--peers", one.url, "--peer-key-file", str(laptop))
         three.ready()
         done = mesh("sync", "--node", three.url)
         assert done.returncode == 1
         assert b"the key laptop may not do this: it needs the role peer" in done.stdout
         _rotation(one, accepted, laptop, made, run)
+        _told_in_the_log(one)
         texts = [key.read_text().strip() for key in (laptop, monitor, other, ann)]
         for node in (one, two, three):
             assert node.stop() == 0
             assert not any(text in node.log for text in texts)
             assert "Traceback" not in node.log
+
+
+def _told_of_peers(
+    one: NodeProcess, two: NodeProcess, monitor: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    """The status says which key a peer shows, and the log who pushed."""
+    assert run(monitor.parent / "laptop.key", "sync")[0] == 0
+    assert mesh("sync", "--node", two.url).returncode == 0
+    (peer,) = json.loads(run(monitor, "status", "--json")[1])["peers"]
+    assert (peer["name"], peer["key"]) == ("two", "other")
+    assert "calls with the key other" in run(monitor, "status")[1]
+    two.request("POST", "/v1/blobs", b"pushed, since it is announced")
+    until(lambda: "pushed by other nodes with the key other: 1 blob" in one.log)
+
+
+def _told_in_the_log(one: NodeProcess) -> None:
+    """Who did what, and who was refused."""
+    for words in (
+        "put by clients with the key laptop: 1 blob, 10 B",
+        "order peers/add, given with the key ann",
+        "order peers/add, given with the control key and the key monitor",
+        "order reload, given with the key ann",
+        "order scrub/pause, given with the key ann",
+        "refused: POST /v1/scrub/pause from 127.0.0.1, with the key laptop",
+    ):
+        until(lambda words=words: words in one.log)
+    # A storm of refusals is a line in ten seconds.
+    refused = [line for line in one.errors if "refused: " in line]
+    assert len(refused) <= 8
 
 
 def _orders(node: NodeProcess, base: Path, ann: Path, run: Callable[..., tuple[int, str]]) -> None:
