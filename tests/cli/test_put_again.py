@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from mesh.cli.put import Options, put
+from mesh.cli.putting import reading
 from mesh.cli.putting.watching import Watcher
 from mesh.config import parse_peer
 from mesh.core.digest import digest_of
@@ -256,8 +257,9 @@ class Meddling(Counts):
 
 @pytest.mark.parametrize("change", ["other bytes", "at the same time", "longer", "shorter"])
 def test_a_large_file_that_changes_before_it_is_sent(
-    putting: Putting, tmp_path: Path, change: str
+    putting: Putting, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reading, "KEPT", 0)
     large = tmp_path / "large"
     data = Random(change).randbytes(LARGE_BLOB + 1000)
     contents = {"longer": data + b"more", "shorter": data[:-1000]}
@@ -278,7 +280,10 @@ def test_a_large_file_that_changes_before_it_is_sent(
     assert putting.lines == [(digest_of(contents[change]).hex(), str(large))]
 
 
-def test_a_large_file_that_vanishes_before_it_is_sent(putting: Putting, tmp_path: Path) -> None:
+def test_a_large_file_that_vanishes_before_it_is_sent(
+    putting: Putting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "KEPT", 0)
     large, other = tmp_path / "large", tmp_path / "other"
     large.write_bytes(Random(9).randbytes(LARGE_BLOB + 1000))
     other.write_bytes(b"is put all the same")
@@ -286,6 +291,18 @@ def test_a_large_file_that_vanishes_before_it_is_sent(putting: Putting, tmp_path
     putting(large, other, watcher=watcher)
     assert putting.lines == [(digest_of(b"is put all the same").hex(), str(other))]
     assert putting.errors.decode() == f"mesh: {large}: No such file or directory\n"
+
+
+def test_a_large_file_is_read_once_and_sent_though_it_vanishes(
+    putting: Putting, tmp_path: Path
+) -> None:
+    large = tmp_path / "large"
+    data = Random(8).randbytes(LARGE_BLOB + 1000)
+    large.write_bytes(data)
+    putting(large, watcher=Meddling(len(data), large.unlink))
+    assert putting.lines == [(digest_of(data).hex(), str(large))]
+    assert putting.node.request("GET", f"/v1/blobs/{digest_of(data).hex()}")[2] == data
+    assert putting.errors == b""
 
 
 def test_whatever_is_done_to_the_files_each_line_is_right(putting: Putting, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -35,6 +35,10 @@ _PIECE = 512 * 1024
 # for some milliseconds.
 _SOME = 4 * 1024 * 1024
 
+# A large file up to this size is read once: its bytes are kept until they are sent. A quarter of
+# what is held at a time (steps.py), so that several files are in hand at once.
+KEPT = 16 * 1024 * 1024
+
 # Through a directory, which need not be one that may be listed.
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -59,15 +63,21 @@ class File(NamedTuple):
 
 
 class Large(NamedTuple):
-    """A file that is not held in memory. It is hashed, and read again if it has to be sent."""
+    """A file that goes to the node by a request of its own."""
 
     found: FoundFile
 
+    @property
+    def kept(self) -> int:
+        """The bytes that are kept once they are read; 0 for a file that is read again."""
+        return self.found.size if self.found.size <= KEPT else 0
+
 
 class Hashed(NamedTuple):
-    """A large file with its digest."""
+    """A large file with its digest, and its bytes, in pieces, unless it is to be read again."""
 
     file: File
+    pieces: Sequence[bytes] = ()
 
 
 class Aside(NamedTuple):
@@ -134,16 +144,17 @@ class Reader:
         if group.files or group.others:
             yield group
 
-    async def hashed(self, large: Large) -> File | Trouble:
-        """A large file with its digest, hashed on a thread and without its bytes."""
+    async def hashed(self, large: Large) -> Hashed | Trouble:
+        """A large file with its digest, read and hashed on a thread."""
         found = large.found
         for attempt in range(1, TRIES + 1):
             try:
                 with opened(found) as descriptor:
-                    reading = Reading(descriptor, self._clock())
+                    reading = Reading(descriptor, self._clock(), keep=large.kept)
                     while size := await to_thread.run_sync(reading.some):
                         self._watcher.hashed(size)
-                return File(found, reading.digest(), reading.read, None, reading.stamp)
+                file = File(found, reading.digest(), reading.read, None, reading.stamp)
+                return Hashed(file, reading.pieces or ())
             except Changed as error:
                 if attempt == TRIES:
                     return Trouble(found.source, one_line(error))
@@ -192,8 +203,8 @@ def lasting(before: os.stat_result, after: os.stat_result, began: int) -> bytes 
 class Reading:
     """A file that is open: its pieces, its digest so far, and whether it stays the same."""
 
-    def __init__(self, descriptor: int, began: int = 0) -> None:
-        """`began`: the time, in ns since 1970."""
+    def __init__(self, descriptor: int, began: int = 0, keep: int = 0) -> None:
+        """`began`: the time, in ns since 1970. `keep`: its pieces are kept up to so many bytes."""
         self._descriptor = descriptor
         self._began = began
         self._before = os.fstat(descriptor)
@@ -202,6 +213,9 @@ class Reading:
         self.size = self._before.st_size or None
         self.read = 0
         self.stamp: bytes | None = None
+        # What was hashed of a file that is no larger than it may be; None of any other.
+        self.pieces: list[bytes] | None = [] if (self.size or 0) <= keep else None
+        self._keep = keep
 
     def piece(self) -> bytes:
         """The next bytes, hashed; b"" after the last of those that were there when it was opened.
@@ -210,6 +224,10 @@ class Reading:
         """
         data = self.unhashed()
         self._hasher.update(data)
+        if self.read > self._keep:
+            self.pieces = None
+        elif self.pieces is not None and data:
+            self.pieces.append(data)
         return data
 
     def unhashed(self) -> bytes:

@@ -48,12 +48,16 @@ class Sender:
         return group.files
 
     async def large(self, hashed: Hashed) -> Sequence[File]:
-        """Send a file that is read again. Returns what is at the node then: it, or nothing."""
+        """Send a large file. Returns what is at the node then: it, or nothing."""
         file = hashed.file
         found = file.found
         try:
             try:
-                await self._named(file)
+                if hashed.pieces:
+                    kept = self._kept(hashed.pieces)
+                    await self._client.put_named(file.digest, kept, file.size)
+                else:
+                    await self._named(file)
             except Changed:
                 # It is another file now than when it was hashed. So it is hashed as it is sent.
                 file = await self._stream(found)
@@ -110,6 +114,11 @@ class Sender:
         while data := await to_thread.run_sync(read):
             yield data
             self._watcher.sent(len(data))
+
+    async def _kept(self, pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+            self._watcher.sent(len(piece))
 
     async def _framed(self, files: Sequence[File]) -> AsyncIterator[bytes]:
         """The frames of a group, in chunks of about half a MiB."""
