@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.cookiejar import CookieJar
 
 import httpx
 import msgspec
@@ -66,10 +67,24 @@ def new_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
         trust_env=False,
         follow_redirects=False,
+        cookies=_NoCookies(),
         timeout=httpx.Timeout(SILENCE * 2, connect=_CONNECT),
         transport=Pool(connections=_CONNECTIONS, idle=_IDLE, keepalive=_KEEPALIVE),
         headers={"accept-encoding": "identity", "user-agent": "mesh"},
     )
+
+
+class _NoCookies(CookieJar):
+    """Keeps no cookie: the client is shared, and one peer's would be sent to others of its host.
+
+    httpx gives each answer to its jar, whatever it is told about cookies.
+    """
+
+    def extract_cookies(self, *_: object) -> None:
+        """Nothing of an answer is kept, nor is it parsed."""
+
+    def add_cookie_header(self, *_: object) -> None:
+        """Nothing is sent."""
 
 
 class _Whole(httpx.AsyncByteStream):

@@ -18,10 +18,13 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import httpcore
 import httpx
 
 from mesh.transport import duplex
+from mesh.transport.repairs.heads import Head
 
 # What uvloop and asyncio take from a socket at a time, so that nothing is read and then cut up.
 _READ = 256 * 1024
@@ -76,6 +79,9 @@ class Pool(httpx.AsyncBaseTransport):
                     extensions=request.extensions,
                 )
             )
+        stream = response.extensions["network_stream"]
+        if isinstance(stream, _WideStream):
+            stream.head.done()
         return httpx.Response(
             response.status,
             headers=response.headers,
@@ -147,14 +153,20 @@ class _WideStream(httpcore.AsyncNetworkStream):
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
         self._upload: duplex.Upload | None = None
+        self.head = Head()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self.head.unparsed:
+            await anyio.lowlevel.checkpoint()
+            return self.head.take()
+        timeout = self.head.left(timeout)
         if self._upload is not None:
             upload, self._upload = self._upload, None
-            return await upload.first(timeout)
-        return await self._inner.read(max(max_bytes, _READ), timeout)
+            return self.head.come(await upload.first(timeout))
+        return self.head.come(await self._inner.read(max(max_bytes, _READ), timeout))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self.head.begin()
         self._upload = duplex.current()
         if self._upload is not None:
             await self._upload.write(self._inner, buffer, timeout)
@@ -173,6 +185,8 @@ class _WideStream(httpcore.AsyncNetworkStream):
         return _WideStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self.head.unparsed:
+            return True  # an answer that nobody asked for: this connection is not used again
         try:
             return self._inner.get_extra_info(info)
         except AttributeError as error:
