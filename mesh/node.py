@@ -28,6 +28,7 @@ from anyio import create_task_group
 from anyio.abc import TaskGroup
 
 from mesh.actors.actor import supervise
+from mesh.actors.arrivals import Arrivals
 from mesh.actors.chronicle import Chronicle, Listener
 from mesh.actors.fetcher import Candidate, Fetcher
 from mesh.actors.holders import Holders
@@ -116,7 +117,8 @@ class Node:
         self._scheduler = Scheduler(config.interval_seconds, random)
         self._roster: Roster[Peer] = Roster(identity.node_id, identity.instance)
         self._inbound = Inbound()
-        limits = Limits(work, config.max_replica_bytes)
+        arrivals = Arrivals(identity.node_id, self._candidates)
+        limits = Limits(work, config.max_replica_bytes, arrivals=arrivals)
         host = Host(
             keeper=self.keeper,
             limits=limits,

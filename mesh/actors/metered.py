@@ -13,7 +13,7 @@ from mesh.core.meter import Meter
 from mesh.core.tree import Tree
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed, Replica
 from mesh.wire.frames import Frame
-from mesh.wire.messages import Hello, StandingReply, StandingRequest
+from mesh.wire.messages import Hello, PartsReply, PartsRequest, StandingReply, StandingRequest
 
 
 class Metered:
@@ -59,6 +59,21 @@ class Metered:
         async with (
             self._replica.fetch_large(digest, start) as chunks,
             aclosing(_measured(self.here, chunks, digest, start)) as measured,
+        ):
+            yield measured
+
+    async def parts(self, request: PartsRequest) -> PartsReply | None:
+        """See Replica."""
+        return await self._replica.parts(request)
+
+    @asynccontextmanager
+    async def fetch_part(
+        self, digest: Digest, start: int, stop: int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """See Replica."""
+        async with (
+            self._replica.fetch_part(digest, start, stop) as chunks,
+            aclosing(_measured(self.here, chunks)) as measured,
         ):
             yield measured
 

@@ -17,6 +17,7 @@ import anyio
 from anyio import create_memory_object_stream, create_task_group
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from mesh.actors.arrivals import Arrivals
 from mesh.actors.keeper import Keeper
 from mesh.actors.large import fetch_large
 from mesh.actors.transfer import Intake, push
@@ -69,6 +70,8 @@ class Limits:
     rounds: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     fetches: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(12))
     large: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(8))
+    # Two of the large ones may be traded, and hold 48 MiB each: see actors/arrivals.py.
+    arrivals: Arrivals = field(default_factory=Arrivals)
 
 
 class Round:
@@ -337,7 +340,9 @@ class Round:
             if self._keeper.has(digest):
                 self.ledger.large_here(digest, size, fresh=False)
             return
-        fresh, got = await fetch_large(self._keeper, self._replica, self._holder, digest, size)
+        fresh, got = await fetch_large(
+            self._keeper, self._replica, self._holder, digest, size, self._limits.arrivals
+        )
         self.ledger.large_here(digest, got, fresh=fresh)
 
     # --- pushing -----------------------------------------------------------------------------

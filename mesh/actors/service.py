@@ -42,6 +42,8 @@ from mesh.wire.messages import (
     Hello,
     Offer,
     OfferReply,
+    PartsReply,
+    PartsRequest,
     PushReply,
     RootReply,
     StandingReply,
@@ -124,7 +126,7 @@ class Service:
         self._streams = anyio.Semaphore(_STREAMS)
 
     async def call(self, path: str, body: bytes, caller: Caller = NOBODY) -> bytes:
-        """root, cells, find, tree, offer, standing."""
+        """root, cells, find, tree, offer, standing, parts."""
         if path == "root":
             return encode(await self._root(decode(Greeting, body), caller))
         if path == "cells":
@@ -137,10 +139,12 @@ class Service:
             return encode(await self._offer(decode(Offer, body), caller))
         if path == "standing":
             return encode(await self._standing(decode(StandingRequest, body)))
+        if path == "parts":
+            return encode(await self._parts(decode(PartsRequest, body)))
         raise InputError(f"no such request: {path!a}")
 
     async def download(self, path: str, body: bytes) -> AsyncGenerator[bytes, None]:
-        """batch, blob/DIGEST/START."""
+        """batch, blob/DIGEST/START, part/DIGEST/START/STOP."""
         kind, *rest = path.split("/")
         if kind == "batch" and not rest:
             request = decode(BatchRequest, body)
@@ -156,12 +160,42 @@ class Service:
                 raise Refused(f"blob {digest.hex()} has {size} bytes, nothing is at {start}")
             await self._check_verified(digest)
             chunks = self._keeper.door.whole(digest, size, start)
+        elif kind == "part" and len(rest) == 3:
+            digest = parse_digest(rest[0])
+            chunks = await self._part(digest, _number(rest[1]), _number(rest[2]))
         else:
             raise InputError(f"no such request: {path!a}")
         with _Turn(self._streams):
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
+
+    async def _part(self, digest: Digest, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """A part of a blob that is here, or of one that is arriving, once the part has come."""
+        arrival = self._limits.arrivals.find(digest)
+        if arrival is not None and await arrival.has(start, stop):
+            return arrival.read(start, stop)
+        size = await self._keeper.door.size(digest) if self._keeper.has(digest) else None
+        if size is None:
+            raise Refused(f"that part of blob {digest.hex()} is not here")
+        if not start <= stop <= size:
+            raise Refused(f"blob {digest.hex()} has {size} bytes, not {start} to {stop}")
+        await self._check_verified(digest)
+        return self._keeper.door.whole(digest, size, start, stop)
+
+    async def _parts(self, request: PartsRequest) -> PartsReply:
+        """How far a blob has come; waits for more than is known, but not for long."""
+        _check_set(request.set)
+        arrivals, digest = self._limits.arrivals, Digest(request.digest)
+        if request.known is not None:
+            await arrivals.grown(digest, request.known, request.wait / 1000)
+        node, arrival = self._hello().node, arrivals.find(digest)
+        if self._keeper.has(digest):
+            size = await self._keeper.door.size(digest)
+            return PartsReply(node=node, size=size, front=size or 0)
+        if arrival is None:
+            return PartsReply(node=node)
+        return PartsReply(node=node, size=arrival.size, front=arrival.front, window=arrival.window)
 
     async def _check_verified(self, digest: Digest) -> None:
         """Refused while a large blob is being verified: whoever asked would see nothing come."""

@@ -66,6 +66,9 @@ async def _pass(
     async with create_task_group() as group:
         group.start_soon(read)
         async with late:
-            async for due, data in late:
-                await anyio.sleep_until(due)
-                await sink.send(data)
+            # Who has read enough closes its side, while more is on the way.
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                async for due, data in late:
+                    await anyio.sleep_until(due)
+                    await sink.send(data)
+        group.cancel_scope.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from mesh.errors import MeshError, Misbehaved, PeerError, Refused, one_line
 from mesh.offload import Offload
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed
 from mesh.wire.frames import Frame, FrameReader, Kind
-from mesh.wire.messages import Hello, StandingReply, StandingRequest
+from mesh.wire.messages import Hello, PartsReply, PartsRequest, StandingReply, StandingRequest
 
 log = logging.getLogger("mesh")
 
@@ -188,6 +188,18 @@ class BlobstashPeer:
         """A BlobStash server is asked blob by blob, which takes too long for somebody who waits."""
         del hello, digests
         return None
+
+    async def parts(self, request: PartsRequest) -> PartsReply | None:
+        """A BlobStash server gives whole blobs only."""
+        del request
+        return None
+
+    def fetch_part(
+        self, digest: Digest, start: int, stop: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Not of a BlobStash server, which says so in `parts`."""
+        del start, stop
+        raise Refused(f"a BlobStash server gives no part of blob {digest.hex()}")
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -33,15 +33,32 @@ MOST_KEPT = 64
 MOST_KEPT_BYTES = 64 * 1024**3  # as large as one blob of replication may be (max_replica_bytes)
 LONGEST_KEPT = 7 * 86_400.0  # seconds of this process without a byte: who was away for a week
 
-# Parts of one blob, as told apart by who brought them. Peers that take turns more often than this
-# are as good as one that nobody can name: all is fetched again from one.
-MOST_PIECES = 4096
+# Parts of one blob, as told apart by who brought them: as many as a blob of 64 GiB has stretches
+# (core/trade.py), and some. Peers that take turns more often than this are as good as one that
+# nobody can name: all is fetched again from one.
+MOST_PIECES = 20_000
 
 Bringer: TypeAlias = bytes
 """Who brought a part, as the record of an unfinished blob keeps it: see core.holder.bringer."""
 
 STRANGERS: Bringer = b""
 """All those who push and are not proven to be anybody: they count as one."""
+
+_TRADED = b"part:"
+
+
+def traded(address: str) -> Bringer:
+    """Who brought a part of a blob of which it had no whole itself, as the record names it.
+
+    Only the whole tells whether a part is right, and such a peer has not seen the whole. So wrong
+    bytes of it prove no lie: it may have been told them.
+    """
+    return _TRADED + address.encode().hex().encode()
+
+
+def is_traded(bringer: Bringer) -> bool:
+    """Whether a part came from somebody who had not seen the whole."""
+    return bringer.startswith(_TRADED)
 
 
 class Piece(NamedTuple):
@@ -104,7 +121,7 @@ class Progress:
     def liar(self) -> Bringer | None:
         """Whom a whole that is not what its name says convicts; None when it may be one of many."""
         bringers = self.bringers
-        return bringers[0] if len(bringers) == 1 else None
+        return bringers[0] if len(bringers) == 1 and not is_traded(bringers[0]) else None
 
     def liars(self, hashes: Sequence[bytes]) -> list[Bringer]:
         """Who sent a part that differs, given the hash of the right bytes of each evidence."""

@@ -68,8 +68,8 @@ def routed(
     # progress: Quart's own limits are 16 MiB and 60 s, and would end large blobs.
     app.url_map.merge_slashes = False  # an empty part of a path is an error, not another path
     app.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
-    for room in (blobs, peers):
-        room.add_routes(app, node)
+    blobs.add_routes(app, node)
+    peers.add_routes(app, node, stop)
     admin.add_routes(app, node, stop)
     differences.add_routes(app, node)
     events.add_routes(app, node, stop)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
+import anyio
 from quart import Quart, Response, request
 
 from mesh.core.holder import Caller
 from mesh.node import Node
 from mesh.server.callers import caller
+from mesh.server.polls import unless_stopping
 from mesh.server.whole import message
 from mesh.transport.pace import Paced
 from mesh.wire.messages import CONTENT_TYPE, FRAMES_TYPE
 
 
-def add_routes(app: Quart, node: Node) -> None:
-    """POST /mesh/v1/PATH, by the verb that the first part of PATH takes."""
-    handlers = _Peers(node)
+def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
+    """POST /mesh/v1/PATH, by the verb that the first part of PATH takes.
+
+    `stop` is set when the node is to stop.
+    """
+    handlers = _Peers(node, stop)
     for verb, handler in (
         ("root", handlers.call),
         ("cells", handlers.call),
@@ -25,8 +31,10 @@ def add_routes(app: Quart, node: Node) -> None:
         ("tree", handlers.call),
         ("offer", handlers.call),
         ("standing", handlers.call),
+        ("parts", handlers.long_call),
         ("batch", handlers.download),
         ("blob", handlers.download),
+        ("part", handlers.download),
         ("push", handlers.upload),
     ):
         options = {"methods": ["POST"], "defaults": {"rest": ""}}
@@ -37,11 +45,18 @@ def add_routes(app: Quart, node: Node) -> None:
 
 
 class _Peers:
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, stop: anyio.Event) -> None:
         self._service = node.service
+        self._stop = stop
 
     async def call(self, verb: str, rest: str) -> Response:
         answer = await self._service.call(_path(verb, rest), await message(), _caller())
+        return Response(answer, content_type=CONTENT_TYPE)
+
+    async def long_call(self, verb: str, rest: str) -> Response:
+        """A call whose answer may wait for something to happen."""
+        asked = partial(self._service.call, _path(verb, rest), await message())
+        answer = await unless_stopping(self._stop, asked)
         return Response(answer, content_type=CONTENT_TYPE)
 
     async def download(self, verb: str, rest: str) -> Response:

@@ -183,8 +183,18 @@ class Resumed(Protocol):
     async def recall(self) -> bool:
         """Hash a part of what came earlier; False when nothing of it is left to be hashed."""
 
-    async def write(self, chunk: bytes) -> None:
-        """Take the next bytes; Full when there is no room for them."""
+    async def write(self, chunk: bytes, bringer: Bringer | None = None) -> None:
+        """Take the next bytes; Full when there is no room for them.
+
+        `bringer`: who brought these, when it is not the one that goes on with the blob.
+        """
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of what has come, checked against the sums of their pieces.
+
+        May be called beside all other methods. StoreError when they are not on the disk (the last
+        ones may be in memory yet), or are not what they were.
+        """
 
     async def save(self) -> None:
         """Make what has come survive a crash. Leaving does it as well."""

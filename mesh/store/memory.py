@@ -319,10 +319,16 @@ class _MemoryPartial:
         await anyio.lowlevel.checkpoint()
         return False
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes, bringer: Bringer | None = None) -> None:
         await anyio.lowlevel.checkpoint()
-        self.progress.add(self._bringer, len(chunk))
+        self.progress.add(self._bringer if bringer is None else bringer, len(chunk))
         self._data += chunk
+
+    async def read(self, start: int, stop: int) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        if stop > len(self._data):
+            raise StoreError(f"only {len(self._data)} bytes have come")
+        return bytes(self._data[start:stop])
 
     async def save(self) -> None:
         await anyio.lowlevel.checkpoint()

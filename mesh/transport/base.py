@@ -22,7 +22,7 @@ from mesh.core.shortcut import Moment
 from mesh.core.tree import Tree
 from mesh.offload import Offload
 from mesh.wire.frames import Frame
-from mesh.wire.messages import Hello, StandingReply, StandingRequest
+from mesh.wire.messages import Hello, PartsReply, PartsRequest, StandingReply, StandingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,17 @@ class Replica(Protocol):
         self, digest: Digest, start: int
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes of one blob from `start` on."""
+
+    async def parts(self, request: PartsRequest) -> PartsReply | None:
+        """How far it is with a large blob; None when its protocol has no such question."""
+
+    def fetch_part(
+        self, digest: Digest, start: int, stop: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes [start, stop) of a blob that it has, or fetches; of one that answers `parts`.
+
+        Refused when they do not come there soon.
+        """
 
     async def offer(self, hello: Hello, digests: Sequence[Digest], *, more: bool) -> Offered:
         """Name blobs that the peer may lack, or say that there are more."""

@@ -34,6 +34,8 @@ from mesh.wire.messages import (
     Offer,
     Offering,
     OfferReply,
+    PartsReply,
+    PartsRequest,
     PushReply,
     RootReply,
     StandingReply,
@@ -179,6 +181,20 @@ class NativePeer:
         """Ask for one blob, from an offset on."""
         what = f"blob {digest.hex()} from {self._place}"
         async with begun(self._wire.download(f"blob/{digest.hex()}/{start}", b""), what) as chunks:
+            yield Paced(chunks, what)
+
+    async def parts(self, request: PartsRequest) -> PartsReply | None:
+        """Ask how far it is with a large blob."""
+        return await self._call("parts", encode(request), PartsReply)
+
+    @asynccontextmanager
+    async def fetch_part(
+        self, digest: Digest, start: int, stop: int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Ask for a part of one blob."""
+        what = f"a part of blob {digest.hex()} from {self._place}"
+        path = f"part/{digest.hex()}/{start}/{stop}"
+        async with begun(self._wire.download(path, b""), what) as chunks:
             yield Paced(chunks, what)
 
     async def offer(self, hello: Hello, digests: Sequence[Digest], *, more: bool) -> Offered:

@@ -227,6 +227,33 @@ class StandingReply(msgspec.Struct, frozen=True, kw_only=True):
     never: bool = False
 
 
+class PartsRequest(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """How far are you with a large blob?
+
+    `known`: the bytes of it that the asker knows to be there; the answer waits until there are
+    clearly more, for `wait` milliseconds at most. With 0 it waits until the blob begins to come.
+    None: answer at once.
+    """
+
+    digest: RawDigest
+    known: Count | None = None
+    wait: Count = 0
+    set: int = 0
+
+
+class PartsReply(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """Of a blob of `size` bytes the first `front` are here; all of them when it is here.
+
+    `node`: who answers. `size` is None when the blob is not here, and not on its way. `window`:
+    so many stretches behind `front` may be here soon, in any order; 0 when nothing is traded.
+    """
+
+    node: NodeId
+    size: Count | None = None
+    front: Count = 0
+    window: Count = 0
+
+
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()

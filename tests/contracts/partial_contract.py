@@ -10,6 +10,7 @@ import pytest
 from mesh.core.digest import digest_of
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import STRANGERS, Kept, Piece
+from mesh.errors import StoreError
 from mesh.store.base import BlobStore
 from tests.contracts.store_contract import Home, expect, opened
 
@@ -56,6 +57,28 @@ class PartialContract:
             await complete(store)
             await expect(store, [DATA])
             assert await store.partials() == []
+
+    async def test_what_has_come_can_be_read_while_more_comes(self, home: Home) -> None:
+        """All but the last bytes, which may not be on the disk; wrong bytes never."""
+        async with opened(home) as store, store.resume(NAME, ONE) as arriving:
+            assert arriving is not None
+            with pytest.raises(StoreError):
+                await arriving.read(0, 100)
+            await arriving.write(DATA[:FIRST])
+            await arriving.write(DATA[FIRST : len(DATA) - 10], TWO)
+            assert arriving.progress.bringers == [ONE, TWO]
+            await arriving.save()
+            assert await arriving.read(0, FIRST) == DATA[:FIRST]
+            assert await arriving.read(777, 1_234_567) == DATA[777:1_234_567]
+            with pytest.raises(StoreError):
+                await arriving.read(FIRST, len(DATA))
+            await arriving.write(DATA[len(DATA) - 10 :])
+            item = await arriving.finish()
+            assert await arriving.read(FIRST, len(DATA)) == DATA[FIRST:]
+            await store.commit([item])
+            # Whoever began to read goes on, under whatever name the file stands now.
+            assert await arriving.read(1, SECOND) == DATA[1:SECOND]
+            await arriving.done()
 
     async def test_what_has_come_outlives_a_restart(self, home: Home) -> None:
         async with opened(home) as store:

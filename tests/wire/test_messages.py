@@ -30,6 +30,8 @@ from mesh.wire.messages import (
     Offer,
     Offering,
     OfferReply,
+    PartsReply,
+    PartsRequest,
     PushReply,
     RootReply,
     StandingReply,
@@ -58,7 +60,17 @@ MAPS = [
     StandingReply,
     PushReply,
 ]
-ARRAYS = [Hello, Greeting, RootReply, CellsRequest, CellsReply, FindRequest, FindReply]
+ARRAYS = [
+    Hello,
+    Greeting,
+    RootReply,
+    CellsRequest,
+    CellsReply,
+    FindRequest,
+    FindReply,
+    PartsRequest,
+    PartsReply,
+]
 KINDS = [*MAPS, *ARRAYS]
 
 DIGEST = bytes(range(32))
@@ -95,6 +107,8 @@ EXAMPLES: list[msgspec.Struct] = [
         error="cannot reach it",
         never=True,
     ),
+    PartsRequest(digest=DIGEST, known=4, wait=5),
+    PartsReply(node=bytes(16), size=9, front=8, window=7),
     PushReply(hello=HELLO, stored=1, known=2, rejected=3),
 ]
 
@@ -378,6 +392,8 @@ def may_be_null(message: msgspec.Struct, field: str) -> bool:
         RootReply: ("pulled", "top", "cells", "size"),
         CellsReply: ("cells",),
         FindReply: ("found",),
+        PartsRequest: ("known",),
+        PartsReply: ("size",),
     }
     return field in nullable.get(type(message), ())
 

@@ -28,6 +28,7 @@ from mesh.offload import Offload
 from mesh.store.base import Item
 from mesh.store.faults import translated
 from mesh.store.files import Appender, Files, Reader
+from mesh.store.large.pieces import PIECE as SUMMED
 from mesh.store.large.pieces import Sums
 from mesh.store.large.staged import StagedFile
 from mesh.store.layout import PARTIAL as FOLDER
@@ -90,6 +91,7 @@ class PartialFile:
         self.name = name_of(digest)
         self._data: Appender | None = None
         self._log: Appender | None = None
+        self._reader: Reader | None = None
         self._hasher = new_hasher()
         self._sums = Sums()
         self._hashed = 0
@@ -116,13 +118,17 @@ class PartialFile:
         """Hash the next part of what came earlier."""
         return await self._work(self._recall)
 
-    async def write(self, chunk: bytes) -> None:
+    async def write(self, chunk: bytes, bringer: Bringer | None = None) -> None:
         """Take the next bytes."""
         self._pieces.append(chunk)
         self._held += len(chunk)
-        self.progress.add(self._bringer, len(chunk))
+        self.progress.add(self._bringer if bringer is None else bringer, len(chunk))
         if self._held >= _PIECE:
             await self._work(self._flush)
+
+    async def read(self, start: int, stop: int) -> bytes:
+        """What has come, from the disk."""
+        return await self._work(self._read, start, stop)
 
     async def save(self) -> None:
         """Sync the bytes, then say so in the record."""
@@ -182,6 +188,7 @@ class PartialFile:
 
     def _begin(self, progress: Progress) -> None:
         self._release()
+        self._reader = None
         remove(self._files, self._digest)
         self.progress = progress
         self._hasher, self._hashed, self._saved = new_hasher(), 0, 0
@@ -246,6 +253,22 @@ class PartialFile:
         data, self._data = _usable(self._data), None
         data.sync()
         self._data = data
+
+    def _read(self, start: int, stop: int) -> bytes:
+        """May run while another thread appends: what is hashed does not change any more."""
+        first, hashed, name = start - start % SUMMED, self._hashed, self._digest.hex()
+        last = min(-(-stop // SUMMED) * SUMMED, hashed)
+        with translated(_READING):
+            # Kept open, as a commit gives the file another name while it is read.
+            if self._reader is None:
+                self._reader = self._files.open(self.name)
+            data = self._reader.read_at(first, max(0, last - first))
+        for at in range(first, stop, SUMMED):
+            piece = data[at - first : at - first + SUMMED]
+            # A last piece that is not whole has no sum yet, so it is not given away.
+            if not piece or not self._sums.fits(at, piece):
+                raise StoreError(f"blob {name} has not come so far, or is damaged at {at}")
+        return data[start - first : stop - first]
 
     def _recall(self) -> bool:
         """Hash what lies on the disk and was not hashed as it came."""

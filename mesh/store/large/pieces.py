@@ -71,6 +71,11 @@ class Sums:
             if self._held == PIECE:
                 self._next()
 
+    def fits(self, start: int, piece: bytes) -> bool:
+        """Whether `piece` begins at `start`, has come whole, and is what it was then."""
+        at = start // PIECE * _SUM
+        return self._done[at : at + _SUM] == xxh3_128_digest(piece)
+
     def finish(self) -> PieceSums:
         """All of them."""
         if self._held:
