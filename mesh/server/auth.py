@@ -59,12 +59,14 @@ def guard(
     refusals = Refusals()
 
     async def check() -> Response | None:
+        headers = request.headers  # once: `request` is looked up anew each time that it is named
         if keys := accepted():
-            key = ring.find(keys, _shown(request.headers.get("Authorization", "")))
+            header = headers.get("Authorization")
+            key = ring.find(keys, _shown(header or "", request.path))
             if key is None:
-                if "Authorization" in request.headers:
+                if header is not None:
                     refusals.note(None)
-                return _unauthorized()
+                return _unauthorized(header)
             note_caller(key)
             wanted = need(request.url_rule, request.method)
             if wanted and wanted.isdisjoint(key.roles):
@@ -74,25 +76,25 @@ def guard(
                 )
         elif local and (refusal := _browser()):
             return refusal
-        if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
+        if "Transfer-Encoding" in headers and "Content-Length" in headers:
             # Two lengths are how requests are smuggled past proxies (RFC 9112, 6.3). Our own server
             # has refused them before (repairs/framing.py); this is for one that mounts a node.
             text = "a body has a Content-Length or a Transfer-Encoding, not both"
             return problem(400, text, {"Connection": "close"})
-        if request.headers.get("Content-Encoding", "identity") != "identity":
+        if headers.get("Content-Encoding", "identity") != "identity":
             return problem(415, "send bodies as they are, without Content-Encoding")
         return None
 
     return check
 
 
-def _shown(header: str) -> bytes:
+def _shown(header: str, path: str) -> bytes:
     """The key in a header: Bearer for mesh's own paths, Basic with an empty user for BlobStash's.
 
     b"" for anything else, which no key is.
     """
     scheme, _, value = header.partition(" ")
-    if not request.path.startswith(_BLOBSTASH):
+    if not path.startswith(_BLOBSTASH):
         return value.strip().encode("utf-8", "replace") if scheme.lower() == "bearer" else b""
     if scheme.lower() != "basic":
         return b""
@@ -103,15 +105,15 @@ def _shown(header: str) -> bytes:
     return password if not user else b""
 
 
-def _unauthorized() -> Response:
+def _unauthorized(header: str | None) -> Response:
     if request.path.startswith(_BLOBSTASH):
         # Exactly what a BlobStash server says.
         body = b'{"error":"Unauthorized"}'
         headers = {"WWW-Authenticate": 'Basic realm="BlobStash"'}
         return Response(body, 401, headers, content_type="application/json")
-    if "Authorization" in request.headers:
+    if header is not None:
         text = "this node does not accept the key that was sent: it is not in its key file"
-        if not request.headers["Authorization"].lower().startswith("bearer "):
+        if not header.lower().startswith("bearer "):
             text = "this node takes a key as `Authorization: Bearer KEY`, and it came otherwise"
     else:
         text = (

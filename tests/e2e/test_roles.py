@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.core.digest import digest_of
 from tests.processes import NodeProcess, mesh, nodes, until
 
 
@@ -68,12 +69,12 @@ def test_keys_are_handed_out_used_and_taken_back(tmp_path: Path, backend: str) -
         assert done.returncode == 1
         assert b"the key laptop may not do this: it needs the role peer" in done.stdout
         _rotation(one, accepted, laptop, made, run)
-        _told_in_the_log(one)
         texts = [key.read_text().strip() for key in (laptop, monitor, other, ann)]
         for node in (one, two, three):
             assert node.stop() == 0
             assert not any(text in node.log for text in texts)
             assert "Traceback" not in node.log
+        _told_in_the_log(one)
 
 
 def _told_of_peers(
@@ -86,20 +87,22 @@ def _told_of_peers(
     assert (peer["name"], peer["key"]) == ("two", "other")
     assert "calls with the key other" in run(monitor, "status")[1]
     two.request("POST", "/v1/blobs", b"pushed, since it is announced")
-    until(lambda: "pushed by other nodes with the key other: 1 blob" in one.log)
+    held = f"/v1/blobs/{digest_of(b'pushed, since it is announced').hex()}/place"
+    until(lambda: one.request("GET", held, **bearer(monitor))[0] == 200)
 
 
 def _told_in_the_log(one: NodeProcess) -> None:
     """Who did what, and who was refused."""
     for words in (
         "put by clients with the key laptop: 1 blob, 10 B",
+        "pushed by other nodes with the key other: 1 blob",
         "order peers/add, given with the key ann",
         "order peers/add, given with the control key and the key monitor",
         "order reload, given with the key ann",
         "order scrub/pause, given with the key ann",
         "refused: POST /v1/scrub/pause from 127.0.0.1, with the key laptop",
     ):
-        until(lambda words=words: words in one.log)
+        assert words in one.log
     # A storm of refusals is a line in ten seconds.
     refused = [line for line in one.errors if "refused: " in line]
     assert len(refused) <= 8
@@ -157,3 +160,65 @@ def _rotation(
     accepted.chmod(0o644)
     assert run(accepted.parent / "ann.key", "reload")[0] == 0
     until(lambda: "others can read or write key file" in node.log)
+
+
+# What people do with a key of each role, command by command; and what they cannot.
+WORK = {
+    "append": (
+        ["put --tree DIR --host atlas", "put -", "wait", "sync", "ls", "has NAME", "show NAME",
+         "get NAME -o OUT", "trees", "get --tree latest:atlasDIR NEW", "diff two --count", "errors",
+         "scrub status", "status", "peers list"],
+        ["scrub start", "errors --retry", "peers pause two", "reload", "config running"],
+    ),
+    "write": (
+        ["put --tree DIR", "put -", "wait", "sync", "status", "scrub resume", "errors --retry"],
+        ["ls", "get NAME -o OUT", "trees", "diff two --count", "errors", "peers list", "reload"],
+    ),
+    "read": (
+        ["ls", "has NAME", "show NAME", "get NAME -o OUT", "trees", "diff two --count", "status",
+         "errors", "scrub status", "peers list"],
+        ["put -", "wait", "sync", "scrub resume", "errors --retry", "reload"],
+    ),
+    "admin": (
+        ["put -", "ls", "get NAME -o OUT", "wait", "scrub resume", "errors --retry", "reload",
+         "peers pause two", "peers resume two", "config running", "status"],
+        [],
+    ),
+}  # fmt: skip
+
+
+def test_each_role_does_its_work_and_no_other(tmp_path: Path) -> None:
+    accepted, tree = tmp_path / "mesh.key", tmp_path / "tree"
+    name, cache = digest_of(b"of append").hex(), str(tmp_path / "cache")
+    tree.mkdir()
+    with nodes() as start:
+        for role in (*WORK, "peer"):
+            mesh("key", "new", role, "--roles", role, "--key-file", accepted, "-o", tmp_path / role)
+        two = start(tmp_path / "two", "--key-file", str(accepted))
+        options = ["--peers", f"two={two.place}", "--peer-key-file", str(tmp_path / "peer")]
+        one = start(tmp_path / "one", "--key-file", str(accepted), *options)
+        (one.data / "control.key").unlink()
+        for node in (one, two):
+            until(lambda node=node: _state(node, tmp_path / "admin") == "ready")
+        for role, (good, bad) in WORK.items():
+            file = tree / role
+            file.write_bytes(f"of {role}".encode())
+            env = {
+                "MESH_NODE": one.url,
+                "MESH_KEY_FILE": str(tmp_path / role),
+                "XDG_CACHE_HOME": cache,
+            }
+            for words in (*good, *bad):
+                line = words.replace("NAME", name).split()
+                line = [each.replace("DIR", str(tree)) for each in line]
+                done = mesh(*line, cwd=tmp_path, stdin=f"by {role}".encode(), env=env)
+                code = 0 if words in good else 3 if line[0] == "diff" else 1
+                assert done.returncode == code, (role, words, done)
+                if words in bad:
+                    said = done.stderr.decode() + done.stdout.decode()
+                    assert re.search(f"the key {role} may not|needs the control key", said), words
+                    assert "admin" in said
+
+
+def _state(node: NodeProcess, key: Path) -> str:
+    return str(json.loads(node.request("GET", "/v1/status", **bearer(key))[2])["state"])
