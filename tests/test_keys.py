@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mesh.config import PLAIN, ROLES, Key, Secret, exposed, named_keys, parse_keys
+from mesh.config.peers import shared
 from mesh.errors import ConfigError
 
 names = st.from_regex(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII), fullmatch=True)
@@ -107,3 +108,25 @@ def test_what_is_no_file_has_no_mode_that_says_anything(tmp_path: Path) -> None:
     assert exposed(str(tmp_path)) is None
     assert exposed(str(tmp_path / "absent")) is None
     assert exposed("nul\0") is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "lines", "wanted"),
+    [
+        (None, [], None),
+        (b"K", [], b"K"),
+        (None, [b"c read R", b"K", b"L"], b"K"),
+        (None, [b"c read R"], None),  # what a client has is nothing that nodes share
+        (b"K", [b"K"], b"K"),  # the simplest mesh
+        (b"K", [b"mine"], b"K"),  # a spoke, whose own clients have another key
+        (b"B", [b"x append X", b"a peer A", b"b peer B"], b"A"),  # a key for each node, in one file
+        (b"A", [b"x append X", b"a peer A", b"b peer B"], b"A"),
+        (b"X", [b"x append X", b"a peer A"], b"X"),
+        (b"B", [b"boss admin S", b"a peer A", b"b peer B"], b"A"),
+        (b"L", [b"K", b"L"], b"L"),  # as before there were roles: files that differ in other keys
+        (b"L", [b"K", b"a peer A", b"L"], b"L"),
+    ],
+)
+def test_what_nodes_share(shown: bytes | None, lines: list[bytes], wanted: bytes | None) -> None:
+    found = shared(Secret(shown) if shown else None, parse_keys(lines, "FILE"))
+    assert (found.reveal() if found else None) == wanted

@@ -11,6 +11,7 @@ import msgspec
 
 from mesh.config.keys import Key, Secret, named_keys, read_keys
 from mesh.config.places import DEFAULT_PORT, join_host, parse_place
+from mesh.config.roles import PLAIN
 from mesh.errors import ConfigError, printable
 
 BLOBSTASH_PORT = 8050
@@ -100,8 +101,21 @@ def resolve(
         if each.name is not None and urls.setdefault(each.name, each.url) != each.url:
             raise ConfigError(f"two peers are called {each.name!a}; give each its own name")
     accepted = named_keys(key_file) if key_file is not None else ()
-    of_peers = (key.secret for key in accepted if "peer" in key.roles)
-    return Resolved(addresses, accepted, shown, shown or next(of_peers, None))
+    return Resolved(addresses, accepted, shown, shared(shown, accepted))
+
+
+def shared(shown: Secret | None, accepted: Sequence[Key]) -> Secret | None:
+    """What a node has in common with its peers, as far as can be told from its own keys.
+
+    That is the key which it shows, else the first one that it accepts from peers. Where the key
+    which it shows is one for a node alone, by its roles, every node shows its own, and all have one
+    key file: the first such key there is the same everywhere.
+    """
+    of_peers = [key for key in accepted if "peer" in key.roles]
+    if shown is None:
+        return of_peers[0].secret if of_peers else None
+    of_nodes = [key.secret for key in of_peers if key.roles != PLAIN and "admin" not in key.roles]
+    return of_nodes[0] if shown in of_nodes else shown
 
 
 def address_of(peer: str | PeerEntry, shown: Secret | None, *, plain: bool = False) -> Address:
