@@ -20,7 +20,7 @@ from mesh.node import Identity, Node
 from mesh.offload import Inline
 from mesh.server.app import routed
 from mesh.server.control import Control
-from mesh.server.roles import NEEDS, ORDER, asked, unlisted
+from mesh.server.roles import NEEDS, ORDER, asked, needs, unlisted
 from mesh.store.memory import MemoryStore
 from tests.blobstash.test_exchanges import ask
 from tests.processes import NodeProcess, nodes, until
@@ -110,6 +110,8 @@ def test_every_route_has_its_role(rules: Map) -> None:
 def test_a_route_that_has_no_role_is_found(rules: Map) -> None:
     forgotten = Map([Rule("/v1/forgotten", methods=["GET", "POST"], endpoint="forgotten")])
     assert unlisted(forgotten) == ["GET /v1/forgotten", "HEAD /v1/forgotten", "POST /v1/forgotten"]
+    (rule,) = forgotten.iter_rules()
+    assert needs(forgotten)(rule, "GET") == {"admin"}
 
 
 def test_every_route_is_in_the_table_of_this_test(rules: Map) -> None:
