@@ -28,7 +28,7 @@ from mesh.node import Node
 from mesh.server.answers import page_limit, problem
 from mesh.server.callers import client
 from mesh.server.metered import Metered
-from mesh.server.whole import whole_body
+from mesh.server.whole import BodyTooLong, whole_body
 from mesh.store.base import Item
 from mesh.transport.pace import Paced
 
@@ -99,7 +99,10 @@ class _Syncs:
 
     async def trigger(self) -> Response:
         """A sync with a configured peer. The key in the query is ignored: ours is configured."""
-        values = {**request.args.to_dict(), **(await _form())}
+        try:
+            values = {**request.args.to_dict(), **(await _form())}
+        except BodyTooLong as error:
+            return problem(413, one_line(error))
         address = self._configured(values.get("url", ""))
         if address is None:
             return problem(403, "url is not a configured peer of this node")

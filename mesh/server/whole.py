@@ -9,24 +9,27 @@ from mesh.transport.pace import Paced
 from mesh.wire.messages import MAX_MESSAGE
 
 
+class BodyTooLong(InputError):
+    """A body has more bytes than such a one may have."""
+
+
 async def whole_body(limit: int, what: str) -> bytes:
     """The body of the request at hand, of at most `limit` bytes.
 
-    `what` names it in the error, an InputError, which is raised at the first byte too many: before
+    `what` names it in the error, BodyTooLong, which is raised at the first byte too many: before
     anything is read where the length is said, and while it is read otherwise.
     """
-    pieces: list[bytes] = []
     size = request.content_length or 0
+    body = bytearray()  # not a list: of a body in chunks of two bytes that is twenty times as much
     if size <= limit:
-        size = 0
         async for chunk in Paced(request.body, what):
-            size += len(chunk)
-            if size > limit:
+            body += chunk
+            if len(body) > limit:
                 break
-            pieces.append(chunk)
+        size = len(body)
     if size > limit:
-        raise InputError(f"{what} of more than {limit} bytes")
-    return b"".join(pieces)
+        raise BodyTooLong(f"{what} of more than {limit} bytes")
+    return bytes(body)
 
 
 async def message() -> bytes:
