@@ -4,7 +4,7 @@ The way of a file, with the module of each step:
 
 1. cli/walk.py finds it, and putting/survey.py looks it up in the record (cli/record.py).
 2. What the record knows is asked of the node. What the node holds still is done.
-3. putting/reading.py reads and hashes the others, on a thread.
+3. putting/reading.py reads and hashes the others on a thread, by putting/resting.py if it can.
 4. The node is asked which of these it lacks, and putting/sending.py sends no others.
 5. putting/outcome.py prints the file's line and keeps its entry of the manifest, and the file is
    noted in the record.

@@ -194,8 +194,8 @@ def test_a_large_pipe_over_the_limit_is_told_so(run: Run) -> None:
 class Gone(NodeClient):
     """A node that goes when two groups were read, so that one waits behind the one it is asked."""
 
-    def __init__(self, group: int) -> None:
-        self._left = 2 * group
+    def __init__(self) -> None:
+        self._left = 2
         self._read = threading.Event()
 
     def hashed(self, _size: int) -> None:
@@ -213,7 +213,7 @@ class Gone(NodeClient):
 def test_a_node_that_goes_while_files_wait_is_all_that_is_said(tmp_path: Path) -> None:
     for number in range(3000):
         (tmp_path / f"{number}").write_bytes(b"%d" % number)
-    client = Gone(group=1000)
+    client = Gone()
     watcher = Watcher()
     watcher.hashed = client.hashed  # type: ignore[method-assign]
     outcome = Outcome(watcher, Printer(Teller(Form(), "put", "files")), tree=False)
@@ -328,6 +328,39 @@ def test_a_directory_that_became_a_link_shows_nothing_of_what_it_leads_to(tmp_pa
     assert Trouble(os.fsencode(root / "d/in/file"), "Not a directory") in group.others
     assert group.files == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_are_found_in_whatever_directory_they_lie(tmp_path: Path) -> None:
+    deep = "/".join(["deep"] * 100)
+    places = ["", "a", "a/b", "a/b/c", "a/d", "a-b", "ab", deep, f"{deep}/a", f"{deep}/b"]
+    for place in places:
+        planted(tmp_path / place, **{f"{place.count('/')}1": b"1" + place.encode(), "z": b"z"})
+        (tmp_path / place / "empty").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    (group,) = groups(tmp_path, walk(tmp_path))
+    assert [found.source for found in (file.found for file in group.files)] == [
+        each.source for each in walk(tmp_path) if isinstance(each, FoundFile)
+    ]
+    for file in group.files:
+        data = Path(os.fsdecode(file.found.source)).read_bytes()
+        assert (file.data, file.digest, file.size) == (data, digest_of(data), len(data))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_was_written_to_since_it_was_found_is_read_as_it_is_now(tmp_path: Path) -> None:
+    planted(tmp_path, grown=b"old", shrunk=b"older", same=b"old", emptied=b"old", filled=b"")
+    now = {"grown": b"newer", "shrunk": b"new", "same": b"new", "emptied": b"", "filled": b"new"}
+
+    def changing() -> Iterator[Found]:
+        for each in walk(tmp_path):
+            path = Path(os.fsdecode(each.source))
+            path.write_bytes(now[path.name])
+            os.utime(path, ns=(1, 1))
+            yield each
+
+    (group,) = groups(tmp_path, changing())
+    assert {file.found.path.decode(): file.data for file in group.files} == now
+    assert all(file.digest == digest_of(file.data or b"") for file in group.files)
 
 
 def test_what_lies_between_the_files_of_a_tree_costs_no_request(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def found(record: Record, note: Note) -> Digest | None:
     """
     directory, _, name = note.path.rpartition(b"/")
     alone = digest_in(record.file(directory, name), name, note.stamp)
-    listed = digest_in(record.directory(directory).get(name), name, note.stamp)
+    entries = record.directories([directory]).get(directory, {})
+    listed = digest_in(entries.get(name), name, note.stamp)
     assert alone == listed or None in (alone, listed)
     return alone or listed
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from anyio import to_thread
 
+from mesh.cli.putting.resting import Directories, at_rest
 from mesh.cli.putting.survey import Batch
 from mesh.cli.putting.watching import Watcher
 from mesh.cli.stamp import is_settled, stamp_of
@@ -38,9 +39,6 @@ _SOME = 4 * 1024 * 1024
 # A large file up to this size is read once: its bytes are kept until they are sent. A quarter of
 # what is held at a time (steps.py), so that several files are in hand at once.
 KEPT = 16 * 1024 * 1024
-
-# Through a directory, which need not be one that may be listed.
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 _CHANGED = "changed while it was read; put it again when nobody writes to it"
 
@@ -121,15 +119,18 @@ class Reader:
 
         It blocks.
         """
+        with closing(Directories()) as directories:
+            yield from self._jobs(batch, directories)
+
+    def _jobs(self, batch: Batch, directories: Directories) -> Iterator[Job]:
         group, size, fresh = Group([], []), 0, 0
         for found, digest in zip(*batch, strict=True):
             if digest is not None and isinstance(found, FoundFile):
                 group.files.append(File(found, digest, found.size, None, None))
                 continue
-            job = self._read(found)
+            job = self._read(found, directories)
             match job:
                 case File():
-                    self._watcher.hashed(job.size)
                     group.files.append(job)
                     fresh += 1
                     size += job.size
@@ -137,11 +138,13 @@ class Reader:
                     group.others.append(job)
             full = max(fresh, len(group.others)) >= _GROUP_FILES or size >= _GROUP_BYTES
             if full or (isinstance(job, Large) and (group.files or group.others)):
+                self._watcher.hashed(size)
                 yield group
                 group, size, fresh = Group([], []), 0, 0
             if isinstance(job, Large):
                 yield job
         if group.files or group.others:
+            self._watcher.hashed(size)
             yield group
 
     async def hashed(self, large: Large) -> Hashed | Trouble:
@@ -162,7 +165,7 @@ class Reader:
                 return Trouble(found.source, error.strerror or str(error))
         raise AssertionError("unreachable")
 
-    def _read(self, found: Found) -> File | Large | Aside | Trouble:
+    def _read(self, found: Found, directories: Directories) -> File | Large | Aside | Trouble:
         if not isinstance(found, FoundFile):
             return Aside(found)
         if self._limit is not None and found.size > self._limit:
@@ -173,6 +176,11 @@ class Reader:
             )
         if found.size >= LARGE_BLOB:
             return Large(found)
+        began = self._clock()
+        if (resting := at_rest(found, directories)) is not None:
+            data, status = resting
+            stamp = found.stamp if is_settled(status, began) else None
+            return File(found, digest_of(data), found.size, data, stamp)
         try:
             return again(lambda: self._whole(found))
         except Changed as error:
@@ -275,34 +283,14 @@ def opened(found: FoundFile) -> Iterator[int]:
     Changed when something else has its name by now: a FIFO would seem to be an empty file, and a
     device may have no end.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = _below(found, flags) if found.path else os.open(found.source, flags)
+    with closing(Directories()) as directories:
+        descriptor = directories.open(found)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Changed(_CHANGED)
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _below(found: FoundFile, flags: int) -> int:
-    """The file opened name by name, from the directory that the user named.
-
-    Whoever may write in the tree may put a link where a directory was when the walk was there. The
-    files that it leads to are not his, and not part of the tree.
-    """
-    *directories, name = found.path.split(b"/")
-    flags |= os.O_NOFOLLOW
-    if not directories:
-        return os.open(found.source, flags)
-    at = os.open(found.source.removesuffix(found.path), _STEP)
-    try:
-        for directory in directories:
-            above, at = at, os.open(directory, _STEP | os.O_NOFOLLOW, dir_fd=at)
-            os.close(above)
-        return os.open(name, flags, dir_fd=at)
-    finally:
-        os.close(at)
 
 
 def again(read: Callable[[], T]) -> T:

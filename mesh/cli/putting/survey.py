@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from mesh.cli.absolute import absolute
@@ -12,6 +13,10 @@ from mesh.cli.record import Record, digest_in
 from mesh.cli.walk import Found, FoundFile
 from mesh.core.digest import Digest
 from mesh.core.limits import MOST_ASKED
+
+# What is found at a time, and looked up in the record in one go. A directory that is looked up may
+# have many more files in the record than there are by now.
+_SOME = 512
 
 
 class Batch(NamedTuple):
@@ -24,7 +29,8 @@ class Batch(NamedTuple):
 class Survey:
     """Walks, and looks up in the record what it finds.
 
-    Directories are looked up whole: one query for each file would take longer than the walk.
+    Directories are looked up whole, and many of them in one go: a query for each file would take
+    longer than the walk.
     """
 
     def __init__(
@@ -47,12 +53,9 @@ class Survey:
         batch = Batch([], [])
         for root, walked in self._walks:
             known = _Known(root, self._record) if self._record is not None else None
-            for found in walked:
-                batch.found.append(found)
-                if known is not None and isinstance(found, FoundFile):
-                    batch.digests.append(known.digest(found))
-                else:
-                    batch.digests.append(None)
+            while some := list(islice(walked, min(_SOME, MOST_ASKED - len(batch.found)))):
+                batch.found.extend(some)
+                batch.digests.extend(known.digests(some) if known else [None] * len(some))
                 if len(batch.found) >= MOST_ASKED:
                     yield self._told(batch)
                     batch = Batch([], [])
@@ -71,27 +74,40 @@ class _Known:
     def __init__(self, root: str, record: Record) -> None:
         self._root = absolute(root)
         self._record = record
-        # The directories from the root down to where the walk is, each with its entries. What is
-        # in a directory comes in one piece, but for what is in the directories in it.
-        self._open: list[tuple[bytes, Mapping[bytes, bytes]]] = []
+        # Directories of the files that came last, by their paths below the root, as far as more of
+        # their files may come: those from the root down to where the walk is. What is in a
+        # directory comes in one piece, but for what is in the directories in it.
+        self._open: dict[bytes, Mapping[bytes, bytes]] = {}
 
-    def digest(self, found: FoundFile) -> Digest | None:
+    def digests(self, some: Sequence[Found]) -> list[Digest | None]:
+        """What is known of each of these, the next ones of the walk."""
+        split = [found.path.rpartition(b"/") for found in some]
+        new = {
+            directory: self._place(directory)
+            for found, (directory, _, _) in zip(some, split, strict=True)
+            if isinstance(found, FoundFile) and found.path and directory not in self._open
+        }
+        entries = self._record.directories(new.values()) if new else {}
+        self._open.update((each, entries.get(place, {})) for each, place in new.items())
+        known = [
+            self._digest(found, directory, name) if isinstance(found, FoundFile) else None
+            for found, (directory, _, name) in zip(some, split, strict=True)
+        ]
+        last = some[-1].path
+        self._open = {
+            directory: entries
+            for directory, entries in self._open.items()
+            if not directory or last.startswith(directory + b"/")
+        }
+        return known
+
+    def _digest(self, found: FoundFile, directory: bytes, name: bytes) -> Digest | None:
         if not found.path:  # a file that was named by itself
             directory, _, name = self._root.rpartition(b"/")
             return digest_in(self._record.file(directory, name), name, found.stamp)
-        directory, _, name = found.path.rpartition(b"/")
-        entry = self._entries(directory).get(name)
+        entry = self._open[directory].get(name)
         return digest_in(entry, name, found.stamp) if entry is not None else None
 
-    def _entries(self, directory: bytes) -> Mapping[bytes, bytes]:
-        while self._open:
-            last, entries = self._open[-1]
-            if last == directory:
-                return entries
-            if not last or directory.startswith(last + b"/"):
-                break
-            self._open.pop()
+    def _place(self, directory: bytes) -> bytes:
         place = os.path.join(self._root, directory) if directory else self._root
-        entries = self._record.directory(place.rstrip(b"/"))
-        self._open.append((directory, entries))
-        return entries
+        return place.rstrip(b"/")
