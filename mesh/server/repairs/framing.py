@@ -19,6 +19,8 @@ from typing import Any
 
 import h11
 
+from mesh.transport.repairs.buffer import without_copies
+
 _BLANK_LINE = b"\r\n\r\n"
 
 # What h11 says of a request goes back to whoever sent it; a line of it is enough.
@@ -38,6 +40,7 @@ class StrictConnection(h11.Connection):
     def __init__(self, limit: int) -> None:
         """`limit`: bytes of a head, of a chunk's size with its extensions, or of trailers."""
         super().__init__(h11.SERVER, max_incomplete_event_size=limit)
+        without_copies(self)
         self.why = ""
         self.bodiless = False
 

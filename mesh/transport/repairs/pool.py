@@ -24,6 +24,7 @@ import httpcore
 import httpx
 
 from mesh.transport import duplex
+from mesh.transport.repairs.buffer import without_copies
 from mesh.transport.repairs.heads import Head
 
 # What uvloop and asyncio take from a socket at a time, so that nothing is read and then cut up.
@@ -103,8 +104,29 @@ class Pool(httpx.AsyncBaseTransport):
         secure = url.scheme == "https"
         if secure not in self._pools:
             context = ssl.create_default_context() if secure else None
-            self._pools[secure] = httpcore.AsyncConnectionPool(context, **self._options)
+            self._pools[secure] = _Connections(context, **self._options)
         return self._pools[secure]
+
+
+class _Connections(httpcore.AsyncConnectionPool):
+    """A pool of connections that copy no bodies."""
+
+    def create_connection(self, origin: httpcore.Origin) -> _Connection:
+        """A connection, which is made when it is first used."""
+        return _Connection(
+            origin=origin,
+            ssl_context=self._ssl_context,
+            keepalive_expiry=self._keepalive_expiry,
+            network_backend=self._network_backend,
+        )
+
+
+class _Connection(httpcore.AsyncHTTPConnection):
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        response = await super().handle_async_request(request)
+        if isinstance(self._connection, httpcore.AsyncHTTP11Connection):
+            without_copies(self._connection._h11_state)  # noqa: SLF001 - there is no other way
+        return response
 
 
 class _Body(httpx.AsyncByteStream):
