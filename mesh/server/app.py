@@ -72,13 +72,12 @@ def routed(
     peers.add_routes(app, node, stop)
     admin.add_routes(app, node, stop)
     differences.add_routes(app, node)
-    events.add_routes(app, node, stop)
+    keys = node.config.accepted_keys if control is None else control.keys
+    events.add_routes(app, node, stop, keys)
     lacking.add_routes(app, node, stop)
     finding.add_routes(app, node, stop)
-    keys = node.config.accepted_keys
     if control is not None:
         orders.add_routes(app, node, control)
-        keys = control.keys
     if node.config.blobstash:
         blobstash.add_routes(app, node, connect)
     app.before_request(spared(Descriptors()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import anyio
 from quart import g, request
@@ -32,6 +33,20 @@ def client() -> Client:
     """The client that sent the request at hand."""
     key = caller()
     return Client(key.name) if key is not None else CLIENT
+
+
+def still_accepted(accepted: Callable[[], tuple[Key, ...]]) -> Callable[[], bool]:
+    """Tells, while an answer lasts, whether the key of the request at hand is still one of ours.
+
+    One whose roles have changed is another key. `accepted`: the keys that count now.
+    """
+    key = caller()
+
+    def still() -> bool:
+        keys = accepted()
+        return not keys or key in keys
+
+    return still
 
 
 def order(what: str, *, control: bool = False) -> None:

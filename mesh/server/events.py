@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
 import anyio
@@ -10,10 +10,12 @@ import msgspec
 from quart import Quart, Response, request
 
 from mesh.actors.chronicle import Listener
+from mesh.config import Key
 from mesh.errors import Stopping
 from mesh.events import Event
 from mesh.node import Node
 from mesh.server.answers import problem
+from mesh.server.callers import still_accepted
 from mesh.server.polls import unless_stopping
 
 # Each holds a connection for as long as it likes. More than some dozen programs that watch one node
@@ -25,25 +27,34 @@ _MOST = 64
 _BEAT = 10.0
 
 
-def add_routes(app: Quart, node: Node, stop: anyio.Event) -> None:
-    """The one route; `stop` is set when the node is to stop."""
+def add_routes(
+    app: Quart, node: Node, stop: anyio.Event, accepted: Callable[[], tuple[Key, ...]]
+) -> None:
+    """The one route; `stop` is set when the node stops. `accepted`: the keys that count now."""
 
     async def events() -> Response:
         if request.method == "HEAD":  # an answer without a body, which must not last
             return Response(b"", content_type="application/x-ndjson")
         if node.events.listeners >= _MOST:
             return problem(503, f"{_MOST} clients listen already; end one of them")
-        lines = lines_of(node.listen(), stop)
+        lines = lines_of(node.listen(), stop, still_accepted(accepted))
         return Response(lines, content_type="application/x-ndjson")
 
     app.add_url_rule("/v1/events", "events", events, methods=["GET"])
 
 
-async def lines_of(listener: Listener, stop: anyio.Event) -> AsyncGenerator[bytes, None]:
-    """The events that `listener` hears, in lines; they end when `stop` is set."""
+async def lines_of(
+    listener: Listener, stop: anyio.Event, accepted: Callable[[], bool]
+) -> AsyncGenerator[bytes, None]:
+    """The events that `listener` hears, in lines; they end when `stop` is set.
+
+    They also end when `accepted` says that the key of whoever listens does not count any more.
+    """
     try:
         while True:
             found = await unless_stopping(stop, partial(_soon, listener))
+            if not accepted():
+                return
             if found is None:
                 yield b"\n"
             elif not found:

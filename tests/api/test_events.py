@@ -200,7 +200,7 @@ class SlowToLeave:
 def test_an_event_that_comes_with_the_beat_is_not_lost() -> None:
     async def main() -> None:
         chronicle = Chronicle()
-        heard = lines_of(chronicle.listen(BEGAN), SlowToLeave())  # type: ignore[arg-type]
+        heard = lines_of(chronicle.listen(BEGAN), SlowToLeave(), lambda: True)  # type: ignore[arg-type]
         async with aclosing(heard) as lines, anyio.create_task_group() as group:
             assert b"began" in await anext(lines)
 

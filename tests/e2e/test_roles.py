@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import signal
@@ -139,6 +140,10 @@ def _rotation(
     until(lambda: node.request(*asked, **bearer(newer))[0] == 200)
     assert node.request(*asked, **bearer(laptop))[0] == 200
     until(lambda: "there are 5 now: newer is new" in node.log)
+    listening = http.client.HTTPConnection(*node.address, timeout=60)
+    listening.request("GET", "/v1/events", headers=bearer(laptop))
+    events = listening.getresponse()
+    assert b"began" in events.readline()
     assert mesh("key", "remove", "laptop", "--key-file", accepted).returncode == 0
     text = accepted.read_text().replace("newer append ", "newer write ")
     accepted.write_text(text)
@@ -146,6 +151,12 @@ def _rotation(
     assert code == 0
     assert "there are 4 now: laptop is gone, newer may write now" in said
     assert node.request(*asked, **bearer(laptop))[0] == 401
+    # Who listens with a key that is gone hears nothing more.
+    boss = bearer(accepted.parent / "ann.key")
+    assert node.request("POST", "/v1/blobs", b"after laptop has gone", **boss)[0] == 201
+    unheard = digest_of(b"after laptop has gone").hex().encode()
+    assert not any(unheard in line for line in iter(events.readline, b""))
+    listening.close()
     assert node.request(*asked, **bearer(newer))[0] == 403
     # What is wrong changes nothing, and is said without the line.
     accepted.write_text(text + "bad reader SECRET\n")
