@@ -166,7 +166,7 @@ class Membership:
         """Run the peers and take orders, as tasks of `group`."""
         self._group = group
         for member in self._members:
-            self._begin(member, group)
+            self._begin(member, group, among=len(self._members))
         group.start_soon(supervise, "membership", self._run, self._random, name="membership")
 
     def close(self) -> None:
@@ -350,9 +350,9 @@ class Membership:
         peer, replica = self._make(each)
         return _Member(each, peer, replica)
 
-    def _begin(self, member: _Member, group: TaskGroup) -> None:
+    def _begin(self, member: _Member, group: TaskGroup, among: int = 1) -> None:
         if not member.peer.paused:
-            self._scheduler.add(member.peer)
+            self._scheduler.add(member.peer, among)
         place = member.peer.address.place
         group.start_soon(self._live, member, name=f"peer {place}")
 

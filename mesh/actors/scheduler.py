@@ -25,9 +25,9 @@ class Scheduler:
         self._schedule: Schedule[Scheduled] = Schedule(interval, random)
         self._changed = anyio.Event()
 
-    def add(self, peer: Scheduled) -> None:
-        """A new peer."""
-        self._schedule.add(peer, anyio.current_time())
+    def add(self, peer: Scheduled, among: int = 1) -> None:
+        """A new peer, one of `among` that begin together."""
+        self._schedule.add(peer, anyio.current_time(), among)
         self._changed.set()
 
     def remove(self, peer: Scheduled) -> None:

@@ -12,7 +12,11 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 
 JITTER = 0.2  # ±20 % on every interval, so that nodes started together drift apart
-FIRST_WITHIN = 5.0  # the first round comes soon, but sixteen nodes started at once form no herd
+# First rounds come at random within a time that grows with the number of peers that begin together.
+# A node beside one or two is at work at once. Fifty nodes that all list one another would otherwise
+# ask whoever stands first in their lists fifty times at the same moment.
+FIRST_EACH = 0.1
+FIRST_WITHIN = 5.0  # however many there are: people wait for the first round
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0  # a peer that is down for a day still costs only some hundred tries
 # Hints ("I have something new") come in bursts while a peer is being filled; a round a second
@@ -50,10 +54,14 @@ class Schedule(Generic[K]):
         self._random = random
         self._entries: dict[K, _Entry] = {}
 
-    def add(self, peer: K, now: float) -> None:
-        """Unless it is there: a peer whose first round is due within min(interval, 5 s)."""
+    def add(self, peer: K, now: float, among: int = 1) -> None:
+        """Unless it is there: a peer, one of `among` that begin together.
+
+        Its first round is due within 0.1 s for each of them, 5 s and the interval at most.
+        """
         if peer not in self._entries:
-            first = self._random.uniform(0.0, min(self._interval, FIRST_WITHIN))
+            within = min(self._interval, FIRST_WITHIN, FIRST_EACH * among)
+            first = self._random.uniform(0.0, within)
             self._entries[peer] = _Entry(now + first)
 
     def remove(self, peer: K) -> None:

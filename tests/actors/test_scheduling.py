@@ -14,7 +14,14 @@ from trio.testing import MockClock
 
 from mesh.config import Address, Config
 from mesh.core.digest import digest_of
-from mesh.core.schedule import BACKOFF_BASE, BACKOFF_CAP, FIRST_WITHIN, HINT_SPACING, JITTER
+from mesh.core.schedule import (
+    BACKOFF_BASE,
+    BACKOFF_CAP,
+    FIRST_EACH,
+    FIRST_WITHIN,
+    HINT_SPACING,
+    JITTER,
+)
 from mesh.errors import MeshError, StoreError
 from mesh.node import Identity, Node
 from mesh.offload import Inline
@@ -90,13 +97,34 @@ async def test_a_peer_that_is_down_is_tried_ever_more_rarely(
         assert "cannot reach" in (status.last_error or "")
 
 
-async def test_nodes_do_not_try_in_step(autojump_clock: MockClock) -> None:
+async def test_a_node_beside_one_or_two_peers_begins_within_a_fifth_of_a_second(
+    autojump_clock: MockClock,
+) -> None:
     async with a_world() as world:
-        nodes = [await world.start(f"n{n}", ["b"], wires={"b": Tries}) for n in range(16)]
+        await world.start("b")
+        await world.start("c")
+        began = trio.current_time()
+        a = await world.start("a", ["b", "c"], wires={"b": Tries, "c": Tries})
+        await trio.sleep(10.0)
+        assert max(a.wire(name).at[0] for name in "bc") - began <= 0.2
+
+
+async def test_nodes_do_not_try_in_step(autojump_clock: MockClock) -> None:
+    """They start at the same moment, and all of them list one another: no hub meets a herd."""
+    names = [f"n{number}" for number in range(16)]
+    async with a_world() as world:
+        for name in names:
+            others = [other for other in names if other != name]
+            world.add(name, others, wires=dict.fromkeys(others, Tries))
+        for node in world.members:
+            await node.start()
         await trio.sleep(20.0)
-        firsts = sorted(node.wire("b").at[0] for node in nodes)
-        assert max(b - a for a, b in zip(firsts, firsts[4:], strict=False)) < FIRST_WITHIN
-        assert min(b - a for a, b in zip(firsts, firsts[4:], strict=False)) > 0.1
+        within = FIRST_EACH * 15
+        for hub in names:
+            firsts = sorted(node.wire(hub).at[0] for node in world.members if node.name != hub)
+            gaps = [b - a for a, b in zip(firsts, firsts[4:], strict=False)]
+            assert within / 50 < min(gaps) <= max(gaps) < within
+            assert firsts[-1] - firsts[0] > within / 2
 
 
 async def test_being_contacted_resets_the_backoff(autojump_clock: MockClock) -> None:

@@ -57,12 +57,25 @@ def healthy(schedule: Schedule[str], now: float) -> None:
 # --- rounds ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("interval", "within"), [(30.0, 5.0), (5.0, 5.0), (2.0, 2.0)])
-def test_the_first_round_comes_at_random_within_the_interval_and_five_seconds(
-    interval: float, within: float
+@pytest.mark.parametrize(
+    ("among", "interval", "within"),
+    [
+        (1, 30.0, 0.1),
+        (2, 30.0, 0.2),
+        (16, 30.0, 1.6),
+        (50, 30.0, 5.0),
+        (1000, 30.0, 5.0),
+        (1000, 2.0, 2.0),
+        (2, 0.05, 0.05),
+    ],
+)
+def test_the_first_round_comes_at_random_and_sooner_where_there_are_few(
+    among: int, interval: float, within: float
 ) -> None:
+    """Of any of those that begin together: nobody who stands first in many lists is asked first."""
+
     def delay(schedule: Schedule[str]) -> float:
-        schedule.add("a", 1000.0)
+        schedule.add("a", 1000.0, among)
         return schedule.next_due() - 1000.0
 
     assert fills(samples(delay, interval), 0.0, within)
@@ -80,7 +93,7 @@ def test_a_healthy_peer_comes_again_after_the_interval_give_or_take_a_fifth() ->
 def test_peers_added_together_do_not_stay_together() -> None:
     schedule = Schedule(INTERVAL, Random(1))
     for peer in range(50):
-        schedule.add(peer, 0.0)
+        schedule.add(peer, 0.0, among=50)
     taken = [schedule.take_due(at / 10) for at in range(51)]
     assert sorted(peer for some in taken for peer in some) == list(range(50))
     assert max(len(some) for some in taken) <= 5
