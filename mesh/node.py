@@ -279,13 +279,16 @@ class Node:
         """A node spoke to us. One that we never met may be any of those we cannot reach.
 
         Whoever has the key of the mesh may say any Hello. So it makes us look at most: a peer
-        that fails is tried soon, and what that round finds is shown.
+        that fails is tried soon, and one that says to have what we have, while we do not know it,
+        is asked: that takes one request. What such a round finds is shown.
         """
         if self._roster.is_us(hello):
             return
         for peer in self.peers:
             if peer.node == hello.node:
                 peer.called(caller)
+                if peer.seems_level(hello):
+                    self._scheduler.hint(peer)
             if peer.node in (hello.node, None):
                 self._scheduler.contacted(peer)
 

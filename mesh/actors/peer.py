@@ -333,6 +333,17 @@ class Peer:
         if caller.address is not None:
             self._called_from = caller.address if self.standing.failures else None
 
+    def seems_level(self, hello: Hello) -> bool:
+        """Whether somebody says in this peer's name that it has what is here, and it is news.
+
+        A peer that fetched all that we have says so when it has it. Without a look at it, it would
+        be shown as not level until our own next round.
+        """
+        tree = self._host.keeper.tree
+        if tree is None or hello.root != tree.root or not self.active:
+            return False
+        return not self.standing.in_sync(tree.root)
+
     def brought(self, holder: Holder) -> bool:
         """Whether `holder` is this peer, as far as we can tell; see Anonymous.label."""
         return holder == self.holder or (

@@ -106,6 +106,20 @@ async def test_while_many_come_a_peer_that_fetches_is_only_told_that_there_is_mo
         assert len(batches) < 20
 
 
+async def test_whoever_gave_everything_away_sees_its_peers_level_soon(
+    autojump_clock: MockClock,
+) -> None:
+    """They fetched it by themselves, and its own next round with them is an hour away."""
+    async with a_world() as world:
+        a, b, c = await quiet(world, FULL)
+        rounds = a.peer("b").rounds
+        await a.put(*blobs(0, 5000))
+        await until(lambda: b.count == c.count == 5000, 4.0)
+        await until(lambda: a.peer("b").in_sync and a.peer("c").in_sync, 1.0)
+        await until(lambda: b.peer("c").in_sync and c.peer("b").in_sync, 2.0)
+        assert a.peer("b").rounds - rounds <= 2
+
+
 async def test_what_a_full_peer_does_not_take_is_said_soon(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await world.start("b", interval=HOUR, reserve_bytes=2**50)
