@@ -22,7 +22,7 @@ from mesh.wire.messages import Hello
 # A group of arriving blobs is hashed, and committed, when it has so many or so much. A thousand
 # make a commit's sync cheap beside them; 2 MiB bound what a stream holds in memory.
 _GROUP_BLOBS = 1000
-_GROUP_BYTES = 2 * 1024 * 1024
+GROUP_BYTES = 2 * 1024 * 1024
 
 # Bytes read from the store at a time for a peer, which is also a chunk on the wire: Hypercorn
 # and httpx cost about 0.2 ms an event, whatever its size.
@@ -71,11 +71,20 @@ class Leaving(Protocol):
 class Intake:
     """Arriving frames of one holder: grouped, verified off the loop, committed."""
 
-    def __init__(self, keeper: Keeper, holder: Holder, work: Offload, tally: Landing) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        holder: Holder,
+        work: Offload,
+        tally: Landing,
+        most: Callable[[], int] = lambda: GROUP_BYTES,
+    ) -> None:
+        """`most`: how many bytes a group may have at this moment before it is committed."""
         self._keeper = keeper
         self._holder = holder
         self._work = work
         self._tally = tally
+        self._most = most
         self._blobs: list[Blob] = []
         self._size = 0
 
@@ -84,7 +93,7 @@ class Intake:
         for item in frames:
             self._blobs.append(Blob(item.digest, item.data))
             self._size += item.length
-            if len(self._blobs) >= _GROUP_BLOBS or self._size >= _GROUP_BYTES:
+            if len(self._blobs) >= _GROUP_BLOBS or self._size >= self._most():
                 await self.flush()
 
     async def flush(self) -> None:

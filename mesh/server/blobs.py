@@ -10,7 +10,7 @@ from typing import NamedTuple
 import anyio
 from quart import Quart, Response, request
 
-from mesh.actors.transfer import Intake
+from mesh.actors.transfer import GROUP_BYTES, Intake
 from mesh.core.digest import Digest, parse_digest, parse_prefix, split_digests
 from mesh.core.limits import LARGE_BLOB
 from mesh.core.round import Tally
@@ -27,6 +27,11 @@ from mesh.wire.messages import FRAMES_TYPE, BatchRequest, decode, joined
 
 # Uploads at a time; each may hold up to LARGE_BLOB bytes before it becomes a file. More wait.
 _UPLOADS = 12
+
+# Bytes that all batches which are taken in may hold together before they are committed, as long as
+# there are few of them; with many each holds GROUP_BYTES. The larger a commit, the fewer times the
+# same pages of the index and of the tree are written. No batch holds more than one blob may.
+_HELD = 16 * 1024 * 1024
 
 # Batches read at a time. Each may hold what a peer's answer does, 512 KiB, and beside it as many
 # blobs below LARGE_BLOB as are fetched at a time, 32 MiB. More wait.
@@ -136,7 +141,7 @@ class _Blobs:
         tally = Tally()
         reader = FrameReader()
         count = 0
-        intake = Intake(self._keeper, client(), self._node.work, tally)
+        intake = Intake(self._keeper, client(), self._node.work, tally, self._share)
         try:
             async for chunk in chunks:
                 frames = reader.feed(chunk)
@@ -152,6 +157,10 @@ class _Blobs:
             raise InputError(f"not a batch: {error}") from error
         known = count - tally.fetched - tally.failed
         return json(200, {"stored": tally.fetched, "known": known, "rejected": tally.failed})
+
+    def _share(self) -> int:
+        """Bytes that one batch may hold now."""
+        return max(GROUP_BYTES, min(LARGE_BLOB, _HELD // max(1, self._uploads.borrowed_tokens)))
 
     async def get(self, text: str) -> Response:
         """The bytes, or the part that Range asks for."""
