@@ -122,7 +122,8 @@ def _inserted(joined: bytes, new: Sequence[bytes]) -> bytes:
     Most pages get one or two digests of a commit. To cut a page into its digests, and to sort and
     join these again, takes ten times as long as to find the place of one.
     """
-    count, pieces, done = len(joined) // 32, [], 0
+    count, done = len(joined) // 32, 0
+    pieces: list[bytes] = []
     for digest in new:
         at = 32 * bisect_left(
             range(count), digest, lo=done // 32, key=lambda n: joined[32 * n : 32 * n + 32]
