@@ -50,6 +50,7 @@ KINDS = {
     "text": "text",
     "file": "the path of a file, as seen from where the node is started",
     "peers": "a list; in the environment separated by commas",
+    "names": "a list; in the environment separated by commas",
     "seconds": "seconds",
     "days": "days",
     "size": "bytes, with a unit where you like: 500MB, 1GiB, 64K (K, M, G, T alone are binary)",
@@ -90,6 +91,19 @@ SECTIONS: tuple[tuple[str, tuple[Setting, ...]], ...] = (
                 "--name",
                 unset="node- and eight digits of its id",
                 example='"a"',
+            ),
+            Setting(
+                "host_names",
+                "names",
+                "[]",
+                "more names by which a node without keys may be asked, such as its DNS names",
+                unset="none",
+                example='["mesh.example", "node-a"]',
+                why=(
+                    "Without keys, a request whose Host is another name is refused: a page in a",
+                    "browser may be behind it. Known are addresses, localhost, the host of listen",
+                    'and the name of the machine. "*" admits every name.',
+                ),
             ),
             Setting(
                 "node_id",

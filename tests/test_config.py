@@ -601,6 +601,7 @@ def test_every_key_can_be_set_in_each_place(tmp_path: Path) -> None:
         "scrub_bytes_per_second": 5000,
         "scrub_days": 2.5,
         "node_id": NODE_ID,
+        "host_names": ("mesh.example", "node-a"),
     }
     assert set(said) == {field.name for field in msgspec.structs.fields(Config)}
     # JSON's text, numbers, lists and switches are also TOML's.

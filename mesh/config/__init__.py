@@ -23,7 +23,7 @@ from mesh.config.peers import (
     redacted,
     split_peers,
 )
-from mesh.config.places import DEFAULT_PORT, is_loopback, join_host, parse_listen
+from mesh.config.places import ANY_NAME, DEFAULT_PORT, is_loopback, join_host, parse_listen
 from mesh.config.ranges import FEWEST_CELLS, MOST_CELLS, problems_of
 from mesh.config.roles import PLAIN, ROLES, Key, parse_keys, parse_roles
 from mesh.config.schema import Config
@@ -32,6 +32,7 @@ from mesh.config.showing import Shown, shown
 from mesh.config.sizes import GIB, parse_size
 
 __all__ = [
+    "ANY_NAME",
     "BLOBSTASH_PORT",
     "DEFAULT_PORT",
     "DIRECTIONS",

@@ -144,6 +144,8 @@ def _table(file: Path) -> dict[str, Any]:
 def _parsed(key: str, text: str, where: str) -> Any:
     if key == "peers":
         return split_peers(text)
+    if key == "host_names":
+        return [name.strip() for name in text.split(",") if name.strip()]
     if _is_size(key):
         return parse_size(text)
     if key.endswith(("_seconds", "_days")):

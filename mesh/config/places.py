@@ -9,6 +9,9 @@ from mesh.errors import ConfigError
 
 DEFAULT_PORT = 7280
 
+# Among the host_names: the node may be called anything.
+ANY_NAME = "*"
+
 
 def parse_listen(text: str) -> tuple[str, int]:
     """`host:port`, `:port` (loopback), `host`, `[::]:port`."""
@@ -37,6 +40,12 @@ def parse_place(text: str) -> tuple[str, int | None] | None:
     except ValueError:
         return None
     return host, int(match[3]) if match[3] else None
+
+
+def is_host_name(text: str) -> bool:
+    """Whether `text` is a name without a port, or stands for any name."""
+    found = parse_place(text)
+    return text == ANY_NAME or (found is not None and found[1] is None)
 
 
 def is_loopback(host: str) -> bool:

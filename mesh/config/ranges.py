@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from mesh.config.peers import NAME
-from mesh.config.places import is_loopback
+from mesh.config.places import is_host_name, is_loopback
 from mesh.config.schema import Config
 from mesh.core.limits import LARGE_BLOB
 from mesh.errors import ConfigError
@@ -45,6 +45,9 @@ def _names(config: Config) -> Iterator[str]:
         yield (f"unknown backend '{config.backend}'; there are asyncio and trio")
     if config.name is not None and not NAME.fullmatch(config.name):
         yield (f"a node's name is up to 64 letters, digits, '.', '_' and '-', not {config.name!a}")
+    for name in config.host_names:
+        if not is_host_name(name):
+            yield (f"host_names has {name[:80]!a}; expected a name without a port, or '*' for any")
     if config.node_id is not None and not re.fullmatch(r"[0-9a-f]{32}", config.node_id, re.ASCII):
         yield (f"node_id {config.node_id!a} is not 32 lower-case hex digits")
 

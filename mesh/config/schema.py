@@ -35,6 +35,8 @@ class Config(
     blobstash: bool = True
     blobstash_listing: str = "over-long"
     name: str | None = None
+    # Names in the Host of requests that are meant for this node; see server/browsers.py.
+    host_names: Sequence[str] = ()
     backend: str = "asyncio"
     interval_seconds: float = 30.0
     # What a client may put here. None: what replication carries, since checkpoints and videos are
@@ -68,6 +70,7 @@ class Config(
         ConfigError names the first peer that is malformed, or the key file that holds no key.
         """
         msgspec.structs.force_setattr(self, "peers", tuple(self.peers))
+        msgspec.structs.force_setattr(self, "host_names", tuple(self.host_names))
         _ = self._resolved
 
     @cached_property

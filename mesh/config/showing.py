@@ -31,6 +31,8 @@ def _text(text: str) -> str:
 
 def _plain(config: Config, key: str) -> Any:
     value = getattr(config, key)
+    if isinstance(value, tuple) and key != "peers":
+        return [_text(each) for each in value]
     if key != "peers":
         return _text(value) if isinstance(value, str) else value
     return [redacted(each) if isinstance(each, str) else _table(each) for each in value]

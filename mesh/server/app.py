@@ -26,6 +26,7 @@ from mesh.server import admin, blobs, blobstash, differences, events, finding, l
 from mesh.server import control as orders
 from mesh.server.answers import problem
 from mesh.server.auth import guard
+from mesh.server.browsers import Names
 from mesh.server.control import Control
 from mesh.server.descriptors import Descriptors, spared
 from mesh.server.repairs.flow import Receive, Scope, Send, with_flow
@@ -81,7 +82,8 @@ def routed(
     if node.config.blobstash:
         blobstash.add_routes(app, node, connect)
     app.before_request(spared(Descriptors()))
-    app.before_request(guard(node.config.endpoint()[0], keys, needs(app.url_map)))
+    names = Names(node.config.endpoint()[0], node.config.host_names)
+    app.before_request(guard(names, keys, needs(app.url_map)))
 
     async def failed(error: MeshError) -> Response:
         if isinstance(error, Full | ReadOnly):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
 
 from quart import Response, request
 from werkzeug.routing import Rule
 
-from mesh.config import Key, is_loopback
+from mesh.config import Key
 from mesh.decoding import from_base64
 from mesh.errors import Undecodable
 from mesh.server.answers import problem
+from mesh.server.browsers import Names, foreign_host, foreign_page
 from mesh.server.callers import Refusals, note_caller
 from mesh.server.roles import Need, said
 
@@ -47,14 +47,13 @@ class _Ring:
 
 
 def guard(
-    listen: str, accepted: Callable[[], tuple[Key, ...]], need: Callable[[Rule | None, str], Need]
+    names: Names, accepted: Callable[[], tuple[Key, ...]], need: Callable[[Rule | None, str], Need]
 ) -> Callable[[], Awaitable[Response | None]]:
     """A hook that lets a request pass (None) or answers in its place.
 
-    `accepted`: the keys that count now, the same tuple for as long as they do. `need`: the roles
-    that a route needs.
+    `names`: how the node is called. `accepted`: the keys that count now, the same tuple for as long
+    as they do. `need`: the roles that a route needs.
     """
-    local = is_loopback(listen)
     ring = _Ring()
     refusals = Refusals()
 
@@ -74,7 +73,11 @@ def guard(
                 return problem(
                     403, f"the key {key.name} may not do this: it needs the role {said(wanted)}"
                 )
-        elif local and (refusal := _browser()):
+        elif refusal := foreign_host(headers, names):
+            # With a key the Host does not matter: a page that got here by a name of its own has no
+            # key to show.
+            return refusal
+        if refusal := foreign_page(request.method, request.path, request.scheme, headers):
             return refusal
         if "Transfer-Encoding" in headers and "Content-Length" in headers:
             # Two lengths are how requests are smuggled past proxies (RFC 9112, 6.3). Our own server
@@ -121,41 +124,3 @@ def _unauthorized(header: str | None) -> Response:
             "--peer-key-file, programs send `Authorization: Bearer KEY`"
         )
     return problem(401, text, {"WWW-Authenticate": 'Bearer realm="mesh"'})
-
-
-def _browser() -> Response | None:
-    """Refuse what a web page makes a browser send: docs/protocol.md, "Browsers".
-
-    A page from anywhere can reach a port on loopback, by its address or by a name that resolves to
-    it. So a foreign Origin may change nothing, and a Host that is a name is refused. A Host that is
-    an address is admitted, since no page can choose it: a browser writes the address that it
-    connects to, such as that of a tunnel or of a port that is passed on.
-    """
-    host = request.headers.get("Host", "").lower()
-    name = _host_name(host)
-    if name and not _is_address(name) and not is_loopback(name):
-        return problem(403, f"this node is not called {name[:80]!a}; use its address")
-    # BlobStash's trigger changes something by GET.
-    if request.method in ("GET", "HEAD") and request.path != "/api/sync/_trigger":
-        return None
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    origin = request.headers.get("Origin")
-    own = f"{request.scheme}://{host}"
-    if site not in ("none", "same-origin") or (origin is not None and origin.lower() != own):
-        return problem(403, "a page of another origin may not change anything here")
-    return None
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _host_name(host: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]

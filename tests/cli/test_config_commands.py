@@ -40,6 +40,7 @@ WRONG = {
     "scrub_bytes_per_second": "1",
     "scrub_days": "0",
     "node_id": '"f"',
+    "host_names": '["a:1"]',
 }
 
 
