@@ -34,9 +34,9 @@ _KEPT = 4
 # more by waiting than the source by sending the part once more.
 PATIENCE = 2.0
 
-# A change of so many bytes is worth an answer to whoever wants to know how far a blob is: a quarter
-# of a window, so that the asker knows in time that the window has moved. See REACH.
-_CLEARLY = WINDOW // 4 * STRETCH
+# A change of so many bytes is worth an answer to whoever wants to know how far a blob is: half a
+# window. At a quarter these answers took a tenth of the event loop. See REACH.
+_CLEARLY = WINDOW // 2 * STRETCH
 
 # Requests that wait for a blob to grow: some for each peer. One more is answered at once.
 _WAITING = 64
@@ -133,16 +133,28 @@ class Arrival:
     def _from_memory(self, at: int, stop: int) -> bytes | None:
         """Bytes from `at` on, not beyond `stop`; None when they are not in memory."""
         for start, chunks in self.held.items():
-            if start <= at:
-                for chunk in chunks:
-                    if at < start + len(chunk):
-                        return chunk[at - start : stop - start]
-                    start += len(chunk)
+            if start <= at < start + sum(map(len, chunks)):
+                return _joined(chunks, at - start, min(stop - start, at - start + CHUNK))
         return None
 
     def _next(self, at: int) -> int:
         """Where memory goes on behind `at`."""
         return min((start for start in self.held if start > at), default=self.size)
+
+
+def _joined(chunks: list[bytes], start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of some chunks, or as many as there are.
+
+    What came in pieces of some 100 KiB is sent in larger ones: each costs the server 0.2 ms.
+    """
+    found: list[bytes] = []
+    for chunk in chunks:
+        if stop <= 0:
+            break
+        if start < len(chunk):
+            found.append(chunk[max(start, 0) : stop])
+        start, stop = start - len(chunk), stop - len(chunk)
+    return b"".join(found)
 
 
 class Arrivals:

@@ -36,8 +36,8 @@ STRETCH = 4 * 1024 * 1024
 WINDOW = 8
 
 # Stretches behind what a node is known to have of which it may be the owner. More than WINDOW, as
-# what is known of it is a little old. Nor is a node waited for that is this far behind.
-REACH = WINDOW + WINDOW // 2
+# what is known of it is a little old. A node that is this far behind is not waited for.
+REACH = 2 * WINDOW
 
 # A smaller blob has come before two nodes have found each other.
 LEAST = WINDOW * STRETCH

@@ -87,7 +87,7 @@ def test_it_ends_whatever_the_others_do(seed: int, size: int, here: int, others:
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 5, 10])
-@pytest.mark.parametrize("news", [0, WINDOW // 4])
+@pytest.mark.parametrize("news", [0, WINDOW // 2])
 def test_each_stretch_leaves_the_source_about_once(nodes: int, news: int) -> None:
     """Also when nodes hear of each other only what is `news` stretches more than they knew."""
     count = 60

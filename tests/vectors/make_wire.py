@@ -93,9 +93,9 @@ MESSAGES: list[tuple[str, str, Any]] = [
         {"peers": [], "more": False, "root": None, "error": "no such request", "never": True},
     ),
     ("PartsRequest", "how far is it", [NAMES[0], None, 0, 0]),
-    ("PartsRequest", "is there more than 8 MiB", [NAMES[0], 2**23, 10_000, 0]),
+    ("PartsRequest", "is there more than 8 MiB by now", [NAMES[0], 2**23, 10_000, 0]),
     ("PartsReply", "not here", [NODE, None, 0, 0]),
-    ("PartsReply", "on its way", [NODE, 2**31, 2**23, 12]),
+    ("PartsReply", "on its way", [NODE, 2**31, 2**23, 16]),
     ("PushReply", "counts", {"hello": HELLO, "stored": 127, "known": 128, "rejected": 2**16}),
 ]
 
