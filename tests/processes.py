@@ -234,6 +234,8 @@ class Valve:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._left: float = limit
+        self.passed = 0
+        """Bytes that have come from the target."""
         self._changed = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = [self._listener]
@@ -282,6 +284,7 @@ class Valve:
                     with self._changed:
                         self._changed.wait_for(lambda: self._left > 0)
                         self._left -= len(data)
+                        self.passed += len(data)
                 sink.sendall(data)
         # One side has gone: so the other one hears of it.
         for one in (source, sink):

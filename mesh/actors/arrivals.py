@@ -58,12 +58,13 @@ class Arrival:
         self.trading = False
         """Whether stretches may come in any order, and are held in memory."""
         self.closed = False
+        self.window = 0
+        """So many stretches behind that may come here in any order."""
         self.held: dict[int, list[bytes]] = {}
         """What came early or lately, by its offset."""
         self._resumed = resumed
         self._moved = moved
         self._changed = anyio.Event()
-        self.window = 0
 
     def grown(self) -> None:
         """More has been written, or all was dropped."""
@@ -78,9 +79,9 @@ class Arrival:
             self.notify()
 
     def dropped(self) -> None:
-        """What has come was wrong, and comes anew."""
+        """What has come was wrong, and comes anew, in order."""
         self.held.clear()
-        self.front = 0
+        self.front = self.window = 0
         self.notify()
 
     def drop_after(self, here: int) -> None:
@@ -195,31 +196,27 @@ class Arrivals:
         return self._open.get(digest)
 
     @contextmanager
-    def arriving(self, digest: Digest, size: int, resumed: Resumed) -> Iterator[Arrival]:
-        """Show a blob to peers while it arrives."""
+    def arriving(
+        self, digest: Digest, size: int, resumed: Resumed, *, trades: bool
+    ) -> Iterator[Arrival]:
+        """Show a blob to peers while it arrives.
+
+        `trades`: its parts may come in any order from now on, if there is a place for it.
+        """
+        placed = trades and self._places > 0
+        self._places -= placed
         arrival = self._open[digest] = Arrival(size, resumed, self._moved)
+        arrival.window = REACH if placed else 0
         arrival.grown()
         self._moved()
         try:
             yield arrival
         finally:
-            if arrival.window:
-                self._places += 1
+            self._places += placed
             arrival.closed = True
             del self._open[digest]
             arrival.held.clear()
             arrival.notify()
-
-    def admit(self, arrival: Arrival) -> bool:
-        """Whether there is a place for trading this blob; it keeps the place until it has come.
-
-        From then on others are told that its parts may come here in any order.
-        """
-        if not arrival.window and self._places:
-            self._places -= 1
-            arrival.window = REACH
-            arrival.notify()
-        return arrival.window > 0
 
     async def grown(self, digest: Digest, known: int, seconds: float) -> None:
         """Wait until clearly more than `known` bytes of a blob are here, or it is over with it.

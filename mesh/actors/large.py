@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -46,11 +46,14 @@ async def fetch_large(
         if arriving is None or size < LARGE_BLOB:
             async with replica.fetch_large(digest, 0) as chunks:
                 return await take_large(keeper, holder, digest, chunks, size)
-        with arrivals.arriving(digest, size, arriving) as arrival:
+        others = arrivals.others(holder) if size >= LEAST else []
+        # What was wrong once comes from one peer alone, so that it is known who lies.
+        trades = bool(others) and not arriving.progress.alone
+        with arrivals.arriving(digest, size, arriving, trades=trades) as arrival:
             taking = _Taking(keeper, holder, digest, size, arriving, arrivals, arrival)
             item: Item | None = None
             while item is None:
-                await _brought(replica, holder, taking, arrivals, arrival)
+                await _brought(replica, holder, taking, arrivals, arrival, others)
                 item = await taking.finish()
             return await taking.commit(item), size
 
@@ -90,15 +93,18 @@ async def take_pushed(
 
 
 async def _brought(
-    replica: Replica, holder: Configured, taking: _Taking, arrivals: Arrivals, arrival: Arrival
+    replica: Replica,
+    holder: Configured,
+    taking: _Taking,
+    arrivals: Arrivals,
+    arrival: Arrival,
+    others: Sequence[Candidate],
 ) -> None:
-    """All bytes: from one peer, or in turns with those that fetch the blob as well."""
+    """All bytes: from one peer, or in turns with `others` that fetch the blob as well."""
     await taking.begin()
     arrival.grown()
     stream = partial(_fetched, replica, taking)
-    # What was wrong once comes from one peer alone, so that it is known who lies.
-    others = arrivals.others(holder) if taking.size >= LEAST and not taking.alone else []
-    if not others or not arrivals.admit(arrival):
+    if not arrival.window:
         await stream(_never)
         return
     source = Candidate(holder, replica, reachable=True)
@@ -165,11 +171,6 @@ class _Taking:
         while await self._arriving.recall():
             self._renew()
         self._renew()
-
-    @property
-    def alone(self) -> bool:
-        """Whether all of it has to come from one peer, because it was wrong before."""
-        return self._arriving.progress.alone
 
     async def take(
         self, chunks: AsyncIterator[bytes], skip: int, enough: Callable[[], bool]

@@ -40,6 +40,10 @@ _SLOWER = 4.0
 # Seconds for a part while none has come from a whole holder to compare with: as in transport/pace.
 _FIRST = 30.0
 
+# Seconds for which the first answers of all peers are waited for, before the source is asked for
+# everything: they come within some ms, and a blob that is traded takes 0.3 s at least.
+_FIRST_WORDS = 0.1
+
 # What a peer answers that does not know the question.
 _UNKNOWN = (400, 404, 405)
 
@@ -91,6 +95,7 @@ class Trading:
         self._slowest: float | None = None
         self._brought: dict[int, Bringer] = {}
         self._limited: dict[int, tuple[anyio.CancelScope, float]] = {}
+        self._unheard = set(self._candidates)
         self._left = -1  # where the last trade ended
 
     async def run(self) -> None:
@@ -98,7 +103,7 @@ class Trading:
         failure: MeshError | None = None
         async with create_task_group() as group:
             for each in self._candidates.values():
-                group.start_soon(self._listen, each)
+                group.start_soon(self._heard, each)
             try:
                 await self._fetched()
             except MeshError as error:
@@ -108,6 +113,9 @@ class Trading:
             raise failure
 
     async def _fetched(self) -> None:
+        with anyio.move_on_after(_FIRST_WORDS):
+            while self._unheard:
+                await self._changed.wait()
         while self._taking.here < self._taking.size:
             await self._stream(self._enough)
             self._plan.written(self._taking.here)
@@ -122,6 +130,15 @@ class Trading:
         return moved and self._plan.worth
 
     # --- who else fetches it -----------------------------------------------------------------
+
+    async def _heard(self, peer: Candidate) -> None:
+        await self._listen(peer)
+        self._answered(peer)
+
+    def _answered(self, peer: Candidate) -> None:
+        """It has said something, or will say nothing."""
+        self._unheard.discard(peer.holder)
+        self._notify()
 
     async def _listen(self, peer: Candidate) -> None:
         """Keep track of how far a peer is, until it has the whole or does not trade."""
@@ -150,10 +167,10 @@ class Trading:
                     return  # one of us was told a wrong size
                 else:
                     self._plan.heard(peer.holder, reply.node, reply.front, reply.window)
-                    self._notify()
                     if reply.front == reply.size:
                         return
                     known = max(reply.front, 1)
+            self._answered(peer)
             if known is None or (before is not None and known == before):
                 await anyio.sleep(_PAUSE)
 
