@@ -1,9 +1,11 @@
-"""A TCP relay that cuts every connection after so many bytes, and counts what it let through."""
+"""TCP relays: one cuts every connection after so many bytes, one counts requests and bytes."""
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
+from collections import Counter
 from contextlib import suppress
 
 
@@ -64,6 +66,32 @@ class Cutter:
                     self.moved += len(data)
                     self.cuts += not left
                 near.sendall(data)
+        _end(near, far)
+
+
+_REQUEST = re.compile(rb"(GET|PUT|POST) /(\S+) HTTP/1\.1\r\n")
+
+
+class Counting(Cutter):
+    """A link to `target` that stays, and counts what a client sends: requests and bytes."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target, 2**60)
+        self.requests: Counter[str] = Counter()
+        self.sent = 0
+
+    def _up(self, near: socket.socket, far: socket.socket) -> None:
+        seen = b""
+        with suppress(OSError):
+            while data := near.recv(262_144):
+                seen += data
+                with self._lock:
+                    self.sent += len(data)
+                    while found := _REQUEST.search(seen):
+                        self.requests[found[2].decode()] += 1
+                        seen = seen[found.end() :]
+                seen = seen[-100:]  # the beginning of a request may be in here
+                far.sendall(data)
         _end(near, far)
 
 

@@ -22,6 +22,7 @@ from mesh.config import parse_peer
 from mesh.core.digest import digest_of
 from mesh.core.limits import LARGE_BLOB
 from tests.processes import NodeProcess, environment, mesh, nodes, until
+from tests.relay import Counting
 
 HOUR = 3600 * 10**9
 
@@ -71,14 +72,14 @@ class Putting:
     def __call__(
         self,
         *paths: Path,
-        to: NodeProcess | None = None,
+        to: NodeProcess | Counting | None = None,
         watcher: Counts | None = None,
         later: int = HOUR,
         **options: bool,
     ) -> Counts:
         """Put; what it did. The lines that it printed are in `lines`."""
         watcher = watcher or Counts()
-        address = parse_peer((to or self.node).url)
+        address = parse_peer((to or self.node).place)
         names = [str(path) for path in paths]
 
         async def command() -> bool:
@@ -162,6 +163,33 @@ def test_an_unchanged_tree_is_neither_read_nor_sent_nor_written(
     assert again.files == {"found": 31, "done": 31, "failed": 0}
     if not tree:  # a tree has one small blob that says when it was put
         assert disk(putting.node) == before
+
+
+def test_what_ten_thousand_small_files_cost(putting: Putting, tmp_path: Path) -> None:
+    """Requests and bytes, the first time and unchanged. One that grows needs a reason."""
+    files, size = 10_000, 512
+    root = tmp_path / "tree"
+    for number in range(files):
+        path = root / f"{number % 100}" / f"{number}"
+        if number < 100:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(b"%d" % number * (size // 4))
+    total = all_bytes(root)
+    with Counting(putting.node.place) as link:
+        first = putting(root, to=link)
+        assert first.bytes == {"found": total, "hashed": total, "sent": total, "done": total}
+        # A batch for each thousand files. One question may be about several batches.
+        assert link.requests["v1/batch"] == 12
+        assert 1 <= link.requests["v1/lacking"] <= 12
+        assert link.requests["v1/status"] == 1
+        assert set(link.requests) == {"v1/status", "v1/lacking", "v1/batch"}
+        # A frame has 41 bytes beside its blob, a digest in a question 67; and the heads.
+        assert link.sent - total < files * (41 + 67) + 25 * 400
+        before = link.requests.copy(), link.sent
+        putting(root, to=link)
+        again = link.requests - before[0]
+        assert again == {"v1/status": 1, "v1/lacking": 3}
+        assert link.sent - before[1] < files * 67 + 4 * 400
 
 
 def test_a_changed_tree_costs_its_changes(putting: Putting, tmp_path: Path) -> None:
