@@ -60,34 +60,53 @@ class FrameReader:
 
     def __init__(self, limit: int = LARGE_BLOB - 1) -> None:
         """`limit`: the largest body of a frame that is accepted, in bytes."""
-        self._buffer = bytearray()
         self._limit = limit
+        # Of a frame that has begun: what has come of it, and how many bytes it takes until its
+        # header, or all of it, is there.
+        self._begun = bytearray()
+        self._needed = HEADER_SIZE
         self._seen = 0
         self.ended = False
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that `chunk` completes; Misbehaved when it cannot be frames."""
-        buffer = self._buffer
-        buffer += chunk
+        """The frames that `chunk` completes; Misbehaved when it cannot be frames.
+
+        Frames that lie whole in a chunk are cut out of it, so their bytes are copied once.
+        """
         frames: list[Frame] = []
         at = 0
-        while not self.ended and len(buffer) - at >= HEADER_SIZE:
-            kind, digest, length = _HEADER.unpack_from(buffer, at)
-            body = self._body_length(kind, digest, length)
-            if len(buffer) - at < HEADER_SIZE + body:
+        while self._begun:
+            part = chunk[at : at + self._needed - len(self._begun)]
+            at += len(part)
+            self._begun += part
+            if len(self._begun) < self._needed:
+                return frames
+            begun = bytes(self._begun)
+            self._begun = bytearray(begun[self._cut(begun, 0, frames) :])
+        at = self._cut(chunk, at, frames)
+        if self.ended and at < len(chunk):
+            raise Misbehaved("the peer's batch goes on after its end mark")
+        self._begun += chunk[at:]
+        return frames
+
+    def _cut(self, data: bytes, at: int, frames: list[Frame]) -> int:
+        """Take the frames that are whole from `at` on; where the first begins that is not."""
+        self._needed = HEADER_SIZE
+        while not self.ended and len(data) - at >= HEADER_SIZE:
+            kind, digest, length = _HEADER.unpack_from(data, at)
+            start = at + HEADER_SIZE
+            end = start + self._body_length(kind, digest, length)
+            if end > len(data):
+                self._needed = end - at
                 break
-            at += HEADER_SIZE
             if kind == Kind.END:
                 self.ended = True
             else:
-                data = bytes(memoryview(buffer)[at : at + body])
-                frames.append(Frame(_KINDS[kind], Digest(digest), length, data))
+                body = bytes(data[start:end])  # no second copy, where the chunk is bytes
+                frames.append(Frame(_KINDS[kind], Digest(digest), length, body))
                 self._seen += 1
-            at += body
-        del buffer[:at]
-        if self.ended and buffer:
-            raise Misbehaved("the peer's batch goes on after its end mark")
-        return frames
+            at = end
+        return at
 
     def finish(self) -> None:
         """No more chunks will come; Unreachable when the end mark has not been seen."""
