@@ -65,7 +65,7 @@ class Limits:
     work: Offload
     max_replica_bytes: int
     # Rounds that found a difference, batches beyond the first of each round, and large blobs at a
-    # time. A batch holds up to 6 MiB, a large blob 1 MiB: 190 MiB if all of them are full at once.
+    # time. A batch holds up to 6 MiB, a large blob 2 MiB: 198 MiB if all of them are full at once.
     # A peer that hangs holds its places until the no-progress rule ends it.
     rounds: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(16))
     fetches: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(12))

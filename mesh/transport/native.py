@@ -19,6 +19,7 @@ from mesh.core.shortcut import Find, Found, Moment, MoreCells, Question, Shortcu
 from mesh.core.tree import Tree
 from mesh.errors import InputError, Misbehaved, Refused, TooMuch, one_line
 from mesh.offload import Inline
+from mesh.transport.ahead import ahead
 from mesh.transport.base import Comparison, Meeting, Offered, Pushed, Sketches, Wire
 from mesh.transport.pace import CALL, GREETING, Paced, Pulse, begun, within
 from mesh.wire.frames import Frame, FrameReader
@@ -180,8 +181,9 @@ class NativePeer:
     async def fetch_large(self, digest: Digest, start: int) -> AsyncIterator[AsyncIterator[bytes]]:
         """Ask for one blob, from an offset on."""
         what = f"blob {digest.hex()} from {self._place}"
-        async with begun(self._wire.download(f"blob/{digest.hex()}/{start}", b""), what) as chunks:
-            yield Paced(chunks, what)
+        asked = self._wire.download(f"blob/{digest.hex()}/{start}", b"")
+        async with begun(asked, what) as chunks, ahead(Paced(chunks, what)) as coming:
+            yield coming
 
     async def parts(self, request: PartsRequest) -> PartsReply | None:
         """Ask how far it is with a large blob."""
