@@ -387,7 +387,9 @@ async def test_a_full_disk_is_said_and_ends_no_other_fetch(autojump_clock: Any) 
         c = await world.start("c", interval=HOUR)
         wires = {"c": lambda wire: Slow(wire, 1300.0)}
         a = await world.start("a", peers=["b", "c"], interval=HOUR, store=store, wires=wires)
-        await until(lambda: a.peer("b").rounds and a.peer("c").rounds, within=20.0)
+        await until(lambda: a.peer("b").in_sync and a.peer("c").in_sync, within=20.0)
+        # The disk is looked at every 5 s: after it was full, and before the slow one is here.
+        await trio.sleep(3.0)
         slow, got = blob(1, 5000), []
         await b.put(blob(2))
         await c.put(slow)
