@@ -32,12 +32,16 @@ _GATHER = 0.01
 # by the rounds it causes, and each announcement costs both sides about a millisecond.
 _SPACING = 0.25
 
+# The same after it was said that there is more. Whoever is told begins a round a second at most
+# (core/schedule.py), and a round takes all there is by then.
+_SPACING_MORE = 1.0
+
 # Beyond this many it is only said that there is more: a round moves them better than offers do.
 _MOST = 1000
 
-# While blobs keep coming, and so many have come since the last announcement, a peer that fetches by
-# itself is only told that there is more. It then fetches thousands in one go. Pushing each small
-# group to each peer took a third of the CPU of a node into which a directory was put.
+# From so many on, a peer that fetches by itself is only told that there is more. It then fetches
+# thousands in one go. Pushing each small group to each peer took a third of the CPU of a node into
+# which a directory was put. And the peers of such a node offered each other what both were fetching.
 _FEW = 100
 
 
@@ -128,7 +132,6 @@ class Announcer:
     async def run(self) -> None:
         """Announce what is noted, until cancelled."""
         while True:
-            busy = self._wake.is_set()  # blobs have come since the last announcement
             await self._wake.wait()
             await anyio.sleep(_GATHER)
             self._wake = anyio.Event()
@@ -136,7 +139,7 @@ class Announcer:
             more, self._more = self._more, False
             if self.muted:
                 continue
-            if busy and self._pulls and len(fresh) > _FEW:
+            if self._pulls and len(fresh) > _FEW:
                 fresh, more = [], True
             try:
                 with anyio.CancelScope() as self._scope:
@@ -145,7 +148,7 @@ class Announcer:
                 log.debug("announcement lost: %s", one_line(error))
                 if isinstance(error, PeerError):
                     self._listener.unanswered(error)
-            await anyio.sleep(_SPACING)
+            await anyio.sleep(_SPACING_MORE if more else _SPACING)
 
     async def _announce(self, fresh: list[Digest], more: bool) -> None:
         offered = await self._replica.offer(self._hello(), fresh, more=more)
