@@ -58,6 +58,21 @@ async def test_a_new_blob_is_everywhere_within_a_second(
         await world.level(1.0)
 
 
+async def test_one_blob_on_a_quiet_mesh_is_everywhere_within_50_milliseconds(
+    autojump_clock: MockClock,
+) -> None:
+    """The time that nodes wait by themselves: no link takes any here."""
+    async with a_world() as world:
+        a, b, c = await quiet(world, FULL)
+        await a.put(blob(1))
+        await trio.sleep(0.05)
+        assert (b.count, c.count) == (1, 1)
+        await trio.sleep(10.0)
+        await c.put(*blobs(2, 100))
+        await trio.sleep(0.05)
+        assert (a.count, b.count) == (99, 99)
+
+
 async def test_a_lost_announcement_is_looked_into_at_once(autojump_clock: MockClock) -> None:
     """Until then the peer is not known to be in sync, nor how much it lacks."""
     async with a_world() as world:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from mesh.core.digest import digest_of
@@ -51,9 +52,9 @@ async def one_round(
     return a, stats
 
 
-def kinds(member: Member) -> Counter[str]:
-    """The requests to b by their kind."""
-    return Counter(path.partition("/")[0] for path in member.traffic("b").requests)
+def kinds(member: Member, peer: str = "b") -> Counter[str]:
+    """The requests to a peer by their kind."""
+    return Counter(path.partition("/")[0] for path in member.traffic(peer).requests)
 
 
 @pytest.mark.parametrize(("count", "up", "down"), [(0, 146, 41), (1000, 148, 41), (MANY, 150, 41)])
@@ -127,6 +128,50 @@ async def test_filling_an_empty_peer_costs_an_offer_and_a_push_for_each_thousand
         assert kinds(a) == {"root": 1, "offer": 20, "push": 20}
         payload = stats.sent_bytes
         assert (a.traffic("b").up - payload, a.traffic("b").down) == (1_462_828, 643_976)
+
+
+@pytest.mark.parametrize(("group", "every"), [(100, 0.02), (1000, 0.1), (250, 0.25)])
+async def test_a_bulk_put_into_one_of_three_moves_each_blob_twice_and_asks_seldom(
+    autojump_clock: MockClock, group: int, every: float
+) -> None:
+    """10,000 files: each peer fetches them in large batches; the peers tell each other little.
+
+    `group` files are committed at a time, `every` so many seconds: as quick and as slow clients do.
+    """
+    mesh = {"a": "bc", "b": "ac", "c": "ab"}
+    async with a_world() as world:
+        for name, peers in mesh.items():
+            links = dict.fromkeys(peers, lambda wire: Slow(wire, 20_000_000))
+            world.add(name, peers, interval=HOUR, wires=links)
+        for member in world.members:
+            await member.start()
+        await trio.sleep(10.0)
+        links = [(member, peer) for member in world.members for peer in mesh[member.name]]
+        for member, peer in links:
+            member.traffic(peer).reset()
+        began = trio.current_time()
+        for first in range(0, 10_000, group):
+            await world.named("a").put(*blobs(first, first + group, 1000))
+            await trio.sleep(every)
+        putting = trio.current_time() - began
+        await world.level(2.5)
+        await trio.sleep(5.0)
+        assert all(member.peer(peer).in_sync for member, peer in links)
+        requests: Counter[str] = Counter()
+        for member, peer in links:
+            requests += kinds(member, peer)
+        # 10 full batches for each peer, and one or two that are not full for each round.
+        rounds = putting + 3
+        assert requests["batch"] <= 2 * (10 + 2 * rounds)
+        assert requests["push"] <= 2  # what came first; the peers are not known to fetch yet
+        assert requests["offer"] <= 2 * (rounds + 2) + 4 * (rounds + 4)
+        assert requests.total() <= 90 + 18 * rounds
+        moved = sum(member.traffic(peer).up + member.traffic(peer).down for member, peer in links)
+        # Twice the bytes, and 140 at most for each blob and peer: to learn of it, ask for it, and frame it.
+        assert 2 * 10_000_000 <= moved <= 2 * 10_000 * (1000 + 140)
+        # The two others say little to each other.
+        assert sum(t.up + t.down for t in (world.named("b").traffic("c"),
+                   world.named("c").traffic("b"))) <= 100_000  # fmt: skip
 
 
 async def test_with_two_sources_each_blob_is_fetched_once(autojump_clock: MockClock) -> None:
