@@ -41,7 +41,7 @@ _MOST = 1000
 
 # From so many on, a peer that fetches by itself is only told that there is more. It then fetches
 # thousands in one go. Pushing each small group to each peer took a third of the CPU of a node into
-# which a directory was put. And the peers of such a node offered each other what both were fetching.
+# which a directory was put, and its peers offered each other what both of them were fetching.
 _FEW = 100
 
 

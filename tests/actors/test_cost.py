@@ -167,7 +167,7 @@ async def test_a_bulk_put_into_one_of_three_moves_each_blob_twice_and_asks_seldo
         assert requests["offer"] <= 2 * (rounds + 2) + 4 * (rounds + 4)
         assert requests.total() <= 90 + 18 * rounds
         moved = sum(member.traffic(peer).up + member.traffic(peer).down for member, peer in links)
-        # Twice the bytes, and 140 at most for each blob and peer: to learn of it, ask for it, and frame it.
+        # Twice the bytes, and 140 at most for each blob and peer: to find, ask for, and frame it.
         assert 2 * 10_000_000 <= moved <= 2 * 10_000 * (1000 + 140)
         # The two others say little to each other.
         assert sum(t.up + t.down for t in (world.named("b").traffic("c"),
