@@ -77,6 +77,14 @@ class Metered:
         ):
             yield measured
 
+    def brought(self, digest: Digest, size: int | None) -> None:
+        """See Replica."""
+        if size is None:
+            self.here.ended(digest)
+        else:
+            self.here.part(digest, size)
+        self._replica.brought(digest, size)
+
     async def offer(self, hello: Hello, digests: Sequence[Digest], *, more: bool) -> Offered:
         """See Replica."""
         return await self._replica.offer(hello, digests, more=more)

@@ -40,6 +40,10 @@ _SLOWER = 4.0
 # Seconds for a part while none has come from a whole holder to compare with: as in transport/pace.
 _FIRST = 30.0
 
+# Seconds between two questions to one peer, whatever it answers. When 16 MiB come in less, that
+# is known a little late.
+_BREATH = 0.05
+
 # Seconds for which the first answers of all peers are waited for, before the source is asked for
 # everything: they come within some ms, and a blob that is traded takes 0.3 s at least.
 _FIRST_WORDS = 0.1
@@ -173,6 +177,8 @@ class Trading:
             self._answered(peer)
             if known is None or (before is not None and known == before):
                 await anyio.sleep(_PAUSE)
+            elif before is not None:
+                await anyio.sleep(_BREATH)
 
     def _notify(self) -> None:
         self._changed.set()
@@ -191,6 +197,8 @@ class Trading:
                 await self._traded(lambda ask: group.start_soon(self._ask, ask))
             except MeshError as error:
                 failure = error
+            finally:
+                self._source.replica.brought(self._taking.digest, None)
             group.cancel_scope.cancel()
         self._arrival.trading = False
         self._left = self._taking.here
@@ -221,6 +229,7 @@ class Trading:
             await self._taking.put(chunk, who)
         self._plan.written(self._taking.here)
         self._arrival.grown()
+        self._source.replica.brought(self._taking.digest, self._taking.here)
         return True
 
     async def _ask(self, ask: Ask) -> None:

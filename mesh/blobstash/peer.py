@@ -194,6 +194,9 @@ class BlobstashPeer:
         del request
         return None
 
+    def brought(self, digest: Digest, size: int | None) -> None:
+        """Nothing to do: nobody looks here how far a blob is."""
+
     def fetch_part(
         self, digest: Digest, start: int, stop: int
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:

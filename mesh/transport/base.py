@@ -126,6 +126,12 @@ class Replica(Protocol):
         Refused when they do not come there soon.
         """
 
+    def brought(self, digest: Digest, size: int | None) -> None:
+        """Of a blob that is fetched from it `size` bytes have come, from it and from others.
+
+        None when that is over. For whoever shows how far it is.
+        """
+
     async def offer(self, hello: Hello, digests: Sequence[Digest], *, more: bool) -> Offered:
         """Name blobs that the peer may lack, or say that there are more."""
 

@@ -199,6 +199,9 @@ class NativePeer:
         async with begun(self._wire.download(path, b""), what) as chunks:
             yield Paced(chunks, what)
 
+    def brought(self, digest: Digest, size: int | None) -> None:
+        """Nothing to do: nobody looks here how far a blob is."""
+
     async def offer(self, hello: Hello, digests: Sequence[Digest], *, more: bool) -> Offered:
         """Offer blobs, or announce that there are more."""
         if self._named is not None:

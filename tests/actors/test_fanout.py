@@ -216,6 +216,8 @@ async def test_clients_see_nothing_of_a_blob_that_is_arriving(autojump_clock: Mo
         reply = decode(PartsReply, await a.node.service.call("parts", encode(request)))
         assert reply.size == len(BLOB)
         assert 0 < reply.front < len(BLOB)
+        # The status says how much of it is missing, whoever brings it.
+        assert a.peer("source").missing_here_bytes == len(BLOB) - reply.front
         assert await a.node.keeper.door.size(NAME) is None
         chunks = a.node.service.download(f"blob/{NAME.hex()}/0", b"")
         with pytest.raises(Refused, match="not here"):
