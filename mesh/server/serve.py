@@ -21,7 +21,7 @@ from mesh.server.app import Asgi
 from mesh.server.repairs.stop import cut_at_last
 
 # Idle connections stay longer than our own clients keep them (5 s), so that none is closed under
-# a request; but not by much, since Hypercorn holds on for so long to one that its client closed.
+# a request; but not by much, since each of them takes a descriptor.
 _KEEP_ALIVE = 10.0
 
 # A client that takes no byte for so long is cut by the kernel: a response to somebody who does

@@ -60,7 +60,6 @@ def test_clients_that_go_away_with_more_behind_a_request_leave_nothing(node: Nod
         with socket.create_connection(node.address) as client:
             client.sendall(request + (b"surplus\r\n\r\n", b"GET / HTTP/1.1\r\n")[number % 2])
             client.recv(100)
-    # Those that answered before are idle for up to ten seconds.
     until(lambda: len(list(descriptors.iterdir())) <= before + 2)
     assert node.stop() == 0
     assert "Traceback" not in node.log, node.log
