@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mesh.cli.teller import Teller
@@ -26,8 +26,7 @@ class Printer:
         All in one write, and the reader gets it at once: he learns what is durable.
         """
         if not self._teller.for_program:
-            lines = [_line(digest.hex().encode() + b"  ", path) for digest, path, _ in blobs]
-            self._teller.write(b"".join(lines))
+            self._teller.write(_lines([(digest, path) for digest, path, _ in blobs]))
             self._teller.flush()
             return
         told = [
@@ -81,6 +80,14 @@ def _named(path: bytes) -> dict[str, str]:
     """A path in JSON, which is Unicode: other bytes are escaped, and all are beside it in hex."""
     text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
     return {"path": text} if text.encode() == path else {"path": text, "path_hex": path.hex()}
+
+
+def _lines(files: Sequence[tuple[Digest, bytes]]) -> bytes:
+    """The lines of these files; whether one has to be escaped is looked at in one go."""
+    lines = b"".join([b"%b  %b\n" % (digest.hex().encode(), path) for digest, path in files])
+    if b"\\" in lines or b"\r" in lines or lines.count(b"\n") > len(files):
+        return b"".join(_line(digest.hex().encode() + b"  ", path) for digest, path in files)
+    return lines
 
 
 def _line(before: bytes, path: bytes) -> bytes:
