@@ -13,6 +13,9 @@ from mesh.status import InboundStatus, PeerStatus, Status
 _GOOD = ("in sync", "level")
 _BAD = ("unreachable", "failing")
 
+# What the first key of a file is called that has no name. A mesh with one key has no other.
+_FIRST = "key-1"
+
 # The states of a peer that say more than the verdict beside them.
 _TELLING = ("building", "syncing", "unsure", "over limit", "self", "duplicate")
 
@@ -82,7 +85,7 @@ def _peer(peer: PeerStatus, paint: Paint) -> list[str]:
         shown += folded(_INDENT + _error(peer), _INDENT * 2)
     if peer.calls_from is not None:
         shown += folded(_INDENT + calls_from_text(peer.name, peer.calls_from), _INDENT * 2)
-    if peer.key is not None:
+    if peer.key is not None and peer.key != _FIRST:
         shown += folded(f"{_INDENT}calls with the key {printable(peer.key)}", _INDENT * 2)
     return shown
 
