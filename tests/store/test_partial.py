@@ -20,6 +20,7 @@ from mesh.core.limits import LARGE_BLOB
 from mesh.core.partial import Kept
 from mesh.errors import Full, StoreError
 from mesh.offload import Inline
+from mesh.store.direct import DirectAppender
 from mesh.store.disk import DiskStore
 from mesh.store.files import DiskFiles, Files
 from mesh.store.layout import large_name
@@ -328,3 +329,19 @@ async def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
                 await arriving.write(DATA)
     for name in names:
         assert (tmp_path / "partial" / name).read_bytes() == b"theirs"
+
+
+async def test_a_blob_for_which_there_is_no_room_keeps_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: DirectAppender) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with opened(DiskFiles(tmp_path)) as store:
+        before = len(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(DirectAppender, "_write", full)
+        async with store.resume(NAME, b"0") as partial:
+            assert partial is not None
+            with pytest.raises(Full):
+                await partial.write(DATA)
+        assert len(os.listdir("/proc/self/fd")) == before

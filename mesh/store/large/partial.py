@@ -14,8 +14,8 @@ import errno
 import logging
 import re
 import zlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import anyio
 import msgspec
@@ -207,9 +207,10 @@ class PartialFile:
         self._files.sync_directory(FOLDER)
 
     def _note(self, line: _Head | _Saved) -> None:
-        log, self._log = _usable(self._log), None  # one that fails is not used again
-        log.append([_line(self._digest, line)])
-        log.sync()
+        log, self._log = _usable(self._log), None
+        with _closed_if_it_fails(log):
+            log.append([_line(self._digest, line)])
+            log.sync()
         self._log = log
 
     def _flush(self) -> None:
@@ -219,7 +220,8 @@ class PartialFile:
         with translated(_WHAT):
             data, self._data = _usable(self._data), None
             before = data.size
-            data.append(pieces)
+            with _closed_if_it_fails(data):
+                data.append(pieces)
             self._data = data
         if self._hashed == before:
             for piece in pieces:
@@ -251,7 +253,8 @@ class PartialFile:
 
     def _sync(self) -> None:
         data, self._data = _usable(self._data), None
-        data.sync()
+        with _closed_if_it_fails(data):
+            data.sync()
         self._data = data
 
     def _read(self, start: int, stop: int) -> bytes:
@@ -469,3 +472,14 @@ def _usable(file: Appender | None) -> Appender:
     if file is None:
         raise OSError(errno.EIO, "an earlier write failed")
     return file
+
+
+@contextmanager
+def _closed_if_it_fails(file: Appender) -> Iterator[None]:
+    """A file that fails once is not used again: let go of it, or each try costs a descriptor."""
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):
+            file.close()
+        raise
