@@ -70,8 +70,8 @@ T = TypeVar("T")
 # answers meanwhile. The machine's other work needs its cores too.
 READERS = 2
 
-# Digests looked up in the index at a time for a batch.
-_LOOKUP = 256
+# Entries of a batch that are read at a time, so that many tiny blobs do not hold a reader for long.
+_ENTRIES = 256
 
 
 class DiskStore:
@@ -241,7 +241,7 @@ class DiskStore:
     async def batch(self, digests: Sequence[Digest], most: int) -> list[Entry]:
         """Entries for the first of `digests`, until there are `most` bytes."""
         self._reads += 1
-        entries, damages = await self._on_index(ReadSide.batch, digests[:_LOOKUP], most)
+        entries, damages = await self._on_index(ReadSide.batch, digests[:_ENTRIES], most)
         for damage in damages:
             self._on_damage(damage)
         return entries

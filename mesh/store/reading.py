@@ -49,6 +49,10 @@ from mesh.store.log.segments import (
 # Segments kept open for reading. A descriptor each; the usual limit is 1,024 a process.
 _OPEN_SEGMENTS = 128
 
+# Digests of a batch that are looked up at a time. The batch ends where there are enough bytes, and
+# what was looked up behind that was looked up in vain: of real files some thirty make half a MiB.
+_LOOKUP = 32
+
 # Read at a time while a large blob is hashed against its name: 6 ms of a thread.
 _STRIDE = 8 * PIECE
 
@@ -275,12 +279,9 @@ class ReadSide:
 
     def batch(self, digests: Sequence[Digest], most: int) -> tuple[list[Entry], list[Damage]]:
         """See BlobStore.batch; and what was damaged."""
-        with translated("cannot read a batch"):
-            rows = {row.digest: row for row in self._index.find(digests)}
         entries: list[Entry] = []
         damages: list[Damage] = []
-        for digest in digests:
-            row = rows.get(digest)
+        for row, digest in self._rows(digests):
             if row is None or row.size >= LARGE_BLOB:
                 entries.append(Entry(digest, row.size if row else None, None))
                 continue
@@ -293,6 +294,15 @@ class ReadSide:
                 damages.append(rotten.damage)
             most -= row.size
         return entries, damages
+
+    def _rows(self, digests: Sequence[Digest]) -> Iterator[tuple[Row | None, Digest]]:
+        """Where each of them is, in their order, looked up as they are asked for."""
+        for at in range(0, len(digests), _LOOKUP):
+            some = digests[at : at + _LOOKUP]
+            with translated("cannot read a batch"):
+                rows = {row.digest: row for row in self._index.find(some)}
+            for digest in some:
+                yield rows.get(digest), digest
 
     def range(self, low: bytes, high: bytes | None, after: bytes, limit: int) -> list[Row]:
         """See Index.range."""
