@@ -207,7 +207,7 @@ class Arrivals:
         self._places -= placed
         arrival = self._open[digest] = Arrival(size, resumed, self._moved)
         arrival.window = REACH if placed else 0
-        arrival.grown()
+        # What came before a restart of this node can be had once it has been looked at.
         self._moved()
         try:
             yield arrival

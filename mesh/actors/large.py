@@ -223,9 +223,10 @@ class _Taking:
         item = await self._arriving.finish()
         if item.digest == self.digest:
             return item
-        liar = self._arriving.progress.liar()
-        await self._restart(alone=liar is None)
-        if liar is not None:
+        # Another one alone may have brought all of it. That is told by what this peer has.
+        ours = self._arriving.progress.liar() == bringer(self._holder)
+        await self._restart(alone=not ours)
+        if ours:
             raise Misbehaved(f"what came as blob {self.digest.hex()} is {item.digest.hex()}")
         return None
 

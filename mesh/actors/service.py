@@ -195,7 +195,9 @@ class Service:
             return PartsReply(node=node, size=size, front=size or 0)
         if arrival is None:
             return PartsReply(node=node)
-        return PartsReply(node=node, size=arrival.size, front=arrival.front, window=arrival.window)
+        # Whoever has all is taken to have looked at the whole, which this node does at the end.
+        front = min(arrival.front, arrival.size - 1)
+        return PartsReply(node=node, size=arrival.size, front=front, window=arrival.window)
 
     async def _check_verified(self, digest: Digest) -> None:
         """Refused while a large blob is being verified: whoever asked would see nothing come."""

@@ -20,7 +20,7 @@ from mesh.actors.fetcher import Candidate
 from mesh.core.digest import Digest
 from mesh.core.holder import bringer
 from mesh.core.partial import Bringer, traded
-from mesh.core.trade import Ask, Trade
+from mesh.core.trade import STRETCH, Ask, Trade
 from mesh.errors import MeshError, Misbehaved, PeerError, Refused, Stalled, Unreachable, one_line
 from mesh.wire.messages import PartsRequest
 
@@ -33,11 +33,15 @@ _WAIT = 10.0
 # A peer that answered nothing new, or not at all, is asked again after so many seconds.
 _PAUSE = 1.0
 
-# A part from anybody but the source may take so many times what the slowest one from a whole holder
+# A part from anybody but the source may take so many times what the slowest one from the source
 # took: it may have to come there first, over a link as busy as ours.
 _SLOWER = 4.0
 
-# Seconds for a part while none has come from a whole holder to compare with: as in transport/pace.
+# Bytes of a part that are kept in one piece at least: a peer may send two at a time, and each piece
+# costs some fifty bytes of memory more.
+_PIECE = 64 * 1024
+
+# Seconds for a part while none has come from the source to compare with: as in transport/pace.
 _FIRST = 30.0
 
 # Seconds between two questions to one peer, whatever it answers. When 16 MiB come in less, that
@@ -227,6 +231,10 @@ class Trading:
             return False
         for chunk in self._arrival.held[start]:
             await self._taking.put(chunk, who)
+        if start % STRETCH:
+            # The rest of a stretch, which the stream began. The disk has all before it, and no
+            # piece across the seam can be read before its other half is there as well.
+            await self._taking.save()
         self._plan.written(self._taking.here)
         self._arrival.grown()
         self._source.replica.brought(self._taking.digest, self._taking.here)
@@ -250,7 +258,9 @@ class Trading:
             error = Stalled(f"{ask.giver.url} did not give a part in time")
         if error is None:
             taken = anyio.current_time() - began
-            if ask.whole:
+            # The source's pace alone, and that of whole stretches: a slow peer that says to have
+            # the whole would give itself more time with each part, and a short part comes at once.
+            if ask.giver == self._source.holder and ask.stop - ask.start == STRETCH:
                 self._slowest = max(taken, self._slowest or 0.0)
                 self._limit()
             self._brought[ask.start] = bringer(ask.giver) if ask.whole else traded(ask.giver.url)
@@ -270,13 +280,17 @@ class Trading:
     async def _receive(self, ask: Ask, chunks: list[bytes]) -> None:
         """The bytes of one stretch, all of them."""
         left = ask.stop - ask.start
+        small = bytearray()
         replica = self._candidates[ask.giver].replica
         async with replica.fetch_part(self._taking.digest, ask.start, ask.stop) as stream:
             async for chunk in stream:
                 left -= len(chunk)
                 if left < 0:
                     raise Misbehaved(f"{ask.giver.url} gave more than the part that was asked for")
-                chunks.append(chunk)
+                small += chunk
+                if len(small) >= _PIECE or not left:
+                    chunks.append(bytes(small))
+                    small.clear()
                 self._taking.alive()
         if left:
             raise Unreachable(f"{ask.giver.url} gave {left} bytes less than was asked for")
