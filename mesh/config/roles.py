@@ -20,8 +20,8 @@ ROLES = ("read", "write", "append", "peer", "admin")
 """All there are, in the order in which they are shown.
 
 read: see and get blobs, and how the node stands. write: put blobs, and look after those that are
-there; not read. append: put and read blobs, and nothing else. peer: what nodes ask of each other.
-admin: everything, and orders.
+there; not read. append: put and read blobs, and see how the node stands. peer: what
+nodes ask of each other. admin: everything, and orders.
 """
 
 PLAIN = frozenset({"read", "write", "peer"})
