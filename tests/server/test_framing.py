@@ -129,6 +129,19 @@ REFUSED = {
         431,
         POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 300_000,
     ),
+    "a chunk size with a CR": (
+        400,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n1;a\rb\r\nx\r\n0\r\n\r\n",
+    ),
+    "a bare LF that ends the trailers": (
+        400,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: b\n\n",
+    ),
+    "a bare LF that ends no trailers": (400, POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\n"),
+    "a folded trailer": (
+        400,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-A: b\r\n c\r\n\r\n",
+    ),
     "trailers without end": (
         431,
         POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X-A: b\r\n" * 40_000,

@@ -7,6 +7,7 @@ about all that waits for it. Each file is told of in its turn, whichever is the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -145,12 +146,16 @@ class Steps:
         """Drop the bytes of what the node holds already: one question about all that waits."""
         async with jobs, ready:
             async for job in jobs:
-                together = [job, *_waiting(jobs)]
+                together = deque([job, *_waiting(jobs)])
+                del job
                 fresh = list(dict.fromkeys(chain.from_iterable(map(_fresh, together))))
                 lacking = await self._client.lacking(fresh) if fresh else set[Digest]()
-                for each in together:
+                while together:
+                    # Taken out, so that its bytes are gone when their part of the budget is.
+                    each = together.popleft()
                     needed = _needed(each, lacking)
                     self._held.give(_bytes_of(each) - _bytes_of(needed))
+                    del each
                     await _hand(ready, needed)
 
     async def _send(

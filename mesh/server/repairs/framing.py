@@ -3,9 +3,10 @@
 A request that can be read in two ways is how one is smuggled past a proxy: the proxy takes some
 bytes for a body, the server takes them for the next request. h11 0.16 is stricter than most, and
 still takes each of these (tests/server/test_framing.py): a Content-Length beside a
-Transfer-Encoding, a Transfer-Encoding in HTTP/1.0, a line that ends in LF alone, and a header that
-goes on in the next line. RFC 9112 lets a server refuse all four (2.2, 5.2, 6.1), and nobody who
-writes requests today sends them.
+Transfer-Encoding, a Transfer-Encoding in HTTP/1.0, and, in a head as in trailers, a line that ends
+in LF alone and a header that goes on in the next line; and a CR within the line of a chunk's size.
+RFC 9112 lets a server refuse all of them (2.2, 5.2, 6.1, 7.1), and nobody who writes requests today
+sends them. Lines are looked at where h11 takes them, so that no part of a request is left out.
 
 Upgrades are refused here too. Hypercorn 0.18 enters its WebSocket and HTTP/2 code for whoever asks,
 before any key is looked at, and bad input there ends the whole server on trio.
@@ -19,7 +20,7 @@ from typing import Any
 
 import h11
 
-from mesh.transport.repairs.buffer import without_copies
+from mesh.transport.repairs.buffer import Pieces, without_copies
 
 _BLANK_LINE = b"\r\n\r\n"
 
@@ -40,7 +41,7 @@ class StrictConnection(h11.Connection):
     def __init__(self, limit: int) -> None:
         """`limit`: bytes of a head, of a chunk's size with its extensions, or of trailers."""
         super().__init__(h11.SERVER, max_incomplete_event_size=limit)
-        without_copies(self)
+        without_copies(self, _StrictPieces)
         self.why = ""
         self.bodiless = False
 
@@ -52,8 +53,6 @@ class StrictConnection(h11.Connection):
         if self.their_state is h11.MUST_CLOSE:
             return h11.NEED_DATA
         try:
-            if self.their_state is h11.IDLE:
-                _check_lines(self.trailing_data[0])
             event = super().next_event()
             if isinstance(event, h11.Request):
                 self.bodiless = event.method == b"HEAD"
@@ -64,12 +63,30 @@ class StrictConnection(h11.Connection):
         return event
 
 
+class _StrictPieces(Pieces):
+    """What was read, from which no line is taken that others may read differently."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """The lines of a head, or of trailers."""
+        _check_lines(self._data)
+        return super().maybe_extract_lines()
+
+    def maybe_extract_next_line(self) -> bytearray | None:
+        """The line of a chunk's size, with its end."""
+        line = super().maybe_extract_next_line()
+        if line is not None and b"\r" in line[:-2]:
+            raise _refuse(400, "a chunk's size has a CR in its line; it must end in CR LF")
+        return line
+
+
 def _refuse(status: int, why: str) -> h11.RemoteProtocolError:
     return h11.RemoteProtocolError(why, error_status_hint=status)
 
 
-def _check_lines(unread: bytes) -> None:
-    """Refuse lines that others may read differently, in the head with which `unread` begins."""
+def _check_lines(unread: bytearray) -> None:
+    """Refuse lines that others may read differently, up to the blank one."""
+    if unread.startswith(b"\r\n"):
+        return  # there are none
     end = unread.find(_BLANK_LINE)
     head = unread if end < 0 else unread[: end + len(_BLANK_LINE)]
     if head.count(b"\n") != head.count(b"\r\n"):

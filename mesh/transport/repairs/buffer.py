@@ -13,10 +13,10 @@ import h11
 from h11._receivebuffer import ReceiveBuffer
 
 
-def without_copies(connection: h11.Connection) -> None:
-    """Give a connection such a buffer; what it has received stays in it."""
+def without_copies(connection: h11.Connection, kind: type[Pieces] | None = None) -> None:
+    """Give a connection such a buffer, or a `kind` of it; what it has received stays in it."""
     if not isinstance(connection._receive_buffer, Pieces):  # noqa: SLF001 - h11 has no way to say
-        buffer = Pieces()
+        buffer = (kind or Pieces)()
         buffer += bytes(connection._receive_buffer)  # noqa: SLF001
         connection._receive_buffer = buffer  # noqa: SLF001
 
